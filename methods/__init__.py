@@ -1,0 +1,1 @@
+"""Token reduction methods, one paper a file."""

@@ -87,7 +87,8 @@ class Words(NamedTuple):
 class Method:
     """A token reduction method: its parameters are the fields, its algorithm is in `stages`.
 
-    A subclass is one file and one line in `methods/__init__.py`. Errors: a budget that the method cannot reach
+    A subclass is one file and one line in `methods/__init__.py`; every one but `full` has a field `tokens`, the
+    budget. Errors: a budget that the method cannot reach
     on a model's shape is a ValueError from `stages` that names the budgets it can.
     """
 
@@ -95,7 +96,6 @@ class Method:
     paper: ClassVar[str]
     trained: ClassVar[bool] = False
 
-    tokens: int
     positions: Positions = "original"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
