@@ -37,7 +37,8 @@ class View(NamedTuple):
     random: Tensor | None = None  # [B, N] float32 in [0, 1), a function of the image, the seed and the layer alone
 
 
-class Reduced(NamedTuple):
+@dataclass(frozen=True)
+class Reduced:
     """What stays after a cut, in the order in which it goes on."""
 
     index: Tensor  # [B, K] int64: the slot (0..N-1) whose patch and position each token keeps, -1 = padding, at the end

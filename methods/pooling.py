@@ -1,0 +1,53 @@
+"""Spatial pooling: the grid of visual tokens, interpolated to a smaller one."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, View
+from methods.schedule import check_budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Method):
+    """Bilinear interpolation of the projected 24×24 grid to g×g before the LLM, so only n = g² can be reached.
+
+    Source: IVTP supplement, Section 2. Ours: the interpolation averages over whole cells (antialias), and under
+    `original` positions a pooled token stands where the patch at its cell's centre stood.
+    """
+
+    name: ClassVar[str] = "pooling"
+    paper: ClassVar[str] = "IVTP (ECCV 2024), baseline"
+
+    tokens: int
+    positions: Positions = "contiguous"
+
+    def stages(self, shape: Shape) -> tuple[Stage, ...]:
+        """Return one stage at the LLM's input. Errors: ValueError that names the nearest squares."""
+        check_budget(self.tokens, shape)
+        side = math.isqrt(self.tokens)
+        if side * side != self.tokens:
+            above = f" and {(side + 1) ** 2}" if (side + 1) ** 2 <= shape.patches else ""
+            raise ValueError(
+                f"tokens: {self.tokens} is not possible, pooling needs a square; the nearest are {side**2}{above}"
+            )
+        return (Stage(seam="input", reduce=pool, cuts=(Cut(0, self.tokens),)),)
+
+
+def pool(view: View, n: int) -> Reduced:
+    """Interpolate the square grid of N tokens to n, itself a square."""
+    B, N, D = view.x.shape
+    before, after = math.isqrt(N), math.isqrt(n)
+    grid = view.x.float().transpose(1, 2).reshape(B, D, before, before)
+    if after < before:
+        grid = F.interpolate(grid, size=(after, after), mode="bilinear", antialias=True, align_corners=False)
+    centre = torch.arange(after, device=view.x.device).mul(2).add(1).mul(before).div(2 * after, rounding_mode="floor")
+    index = (centre[:, None] * before + centre[None, :]).flatten().expand(B, -1)
+    return Reduced(
+        index=index,
+        x=grid.flatten(2).transpose(1, 2).to(view.x.dtype),
+        size=view.size.new_full((B, n), N / n),
+    )

@@ -1,0 +1,83 @@
+"""Schedules: from a token budget to the cuts that reach it, and the visual tokens that enter every layer."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from methods.interface import Cut, Shape, Stage
+
+
+class TokensPerLayer(NamedTuple):
+    """Visual tokens of one image that enter every layer (CLS and text are not counted)."""
+
+    vit: tuple[int, ...]
+    llm: tuple[int, ...]
+
+
+def check_budget(tokens: int, shape: Shape) -> None:
+    """Refuse a budget that no method can reach on this shape. Errors: ValueError naming the possible ones."""
+    if not 1 <= tokens <= shape.patches:
+        raise ValueError(f"tokens: {tokens} is not possible; allowed are 1 to {shape.patches}")
+
+
+def even_cuts(layers: Iterable[int], before: int, after: int) -> tuple[Cut, ...]:
+    """Spread before → after tokens over cuts at these layers, the same number a cut but for rounding.
+
+    The running total is rounded, not each step, so that the last cut leaves exactly `after`
+    (IVTP supplement, Section 2: "the same number of visual tokens" in each layer; 512 over 23 is 22, 23, 22, …).
+    """
+    layers = tuple(layers)
+    return tuple(
+        Cut(layer, before - round((before - after) * step / len(layers))) for step, layer in enumerate(layers, start=1)
+    )
+
+
+def group_ends(layers: int, group: int, start: int) -> tuple[int, ...]:
+    """Return the layers before which group-wise pruning cuts: one past the end of every group.
+
+    `layers // group` groups end at layers start, start + group, … (IVTP, Algorithm 2 with start 0).
+    """
+    ends = tuple(start + group * index for index in range(max(1, layers // group)))
+    return tuple(end + 1 for end in ends if end < layers)
+
+
+def merge_cuts(layers: int, before: int, after: int) -> tuple[Cut, ...]:
+    """Spread before → after tokens over bipartite merges, each of which can at most halve the tokens (ToMe).
+
+    The same number r merges in every layer where that can reach the budget; else r is the smallest that does when
+    the layers near the top, where half the tokens are fewer than r, merge what they can.
+    Errors: ValueError that names the smallest reachable budget.
+    """
+    even = even_cuts(range(layers), before, after)
+    left = before
+    for cut in even:
+        if left - cut.tokens > left // 2:
+            break
+        left = cut.tokens
+    else:
+        return even
+    for r in range((before - after) // layers, before // 2 + 1):
+        lengths, left = [], before
+        for _ in range(layers):
+            left -= min(r, left // 2, left - after)
+            lengths.append(left)
+        if left == after:
+            return tuple(Cut(layer, tokens) for layer, tokens in enumerate(lengths))
+    smallest = before
+    for _ in range(layers):
+        smallest -= smallest // 2
+    raise ValueError(f"tokens: {after} is not possible in {layers} merging layers; allowed are {smallest} to {before}")
+
+
+def tokens_per_layer(stages: Iterable[Stage], shape: Shape) -> TokensPerLayer:
+    """Return the visual tokens that enter every ViT layer and every LLM layer under a schedule."""
+    left = shape.patches
+    towers: dict[str, list[int]] = {}
+    stages = tuple(stages)
+    for tower, layers, seams in (("vit", shape.vit_layers, {"vit"}), ("llm", shape.llm_layers, {"input", "llm"})):
+        cuts = [(cut.layer + stage.inside, cut.tokens) for stage in stages if stage.seam in seams for cut in stage.cuts]
+        entering = []
+        for layer in range(layers + 1):
+            left = min([left, *(tokens for at, tokens in cuts if at == layer)])
+            entering.append(left)
+        towers[tower] = entering[:layers]
+    return TokensPerLayer(vit=tuple(towers["vit"]), llm=tuple(towers["llm"]))
