@@ -26,8 +26,6 @@ class FastV(Method):
     def __post_init__(self) -> None:
         if self.layer < 1:
             raise ValueError(f"layer: {self.layer} is not possible; the cut needs a layer below it, so 1 or more")
-        if self.budget not in ("mean", "kept"):
-            raise ValueError(f"budget: {self.budget!r} is unknown; allowed are mean, kept")
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one LLM stage. Errors: ValueError that names the mean budgets that can be reached."""

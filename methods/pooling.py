@@ -13,9 +13,9 @@ from methods.schedule import check_budget
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling(Method):
-    """Bilinear interpolation of the projected 24×24 grid to g×g before the LLM, so only n = g² can be reached.
+    """The projected 24×24 grid is interpolated to g×g before the LLM, so only n = g² can be reached.
 
-    Source: IVTP supplement, Section 2. Ours: the interpolation averages over whole cells (antialias), and under
+    Source: IVTP supplement, Section 2, which names no kernel. Ours: `area`, the mean over each cell; and under
     `original` positions a pooled token stands where the patch at its cell's centre stood.
     """
 
@@ -41,9 +41,8 @@ def pool(view: View, n: int) -> Reduced:
     """Interpolate the square grid of N tokens to n, itself a square."""
     B, N, D = view.x.shape
     before, after = math.isqrt(N), math.isqrt(n)
-    grid = view.x.float().transpose(1, 2).reshape(B, D, before, before)
-    if after < before:
-        grid = F.interpolate(grid, size=(after, after), mode="bilinear", antialias=True, align_corners=False)
+    grid = view.x.transpose(1, 2).reshape(B, D, before, before)
+    grid = F.interpolate(grid.float(), size=(after, after), mode="area")
     centre = torch.arange(after, device=view.x.device).mul(2).add(1).mul(before).div(2 * after, rounding_mode="floor")
     index = (centre[:, None] * before + centre[None, :]).flatten().expand(B, -1)
     return Reduced(

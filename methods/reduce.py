@@ -13,7 +13,8 @@ def keep_top(score: Tensor, n: int, size: Tensor) -> Reduced:
     Padding (size 0) is never kept, so an image with fewer than n tokens keeps them all.
     """
     N = score.shape[1]
-    score = score.float().masked_fill(size == 0, -torch.inf)
+    lowest = torch.finfo(torch.float32).min
+    score = score.float().clamp_min(lowest).masked_fill(size == 0, -torch.inf)
     best = score.sort(dim=-1, descending=True, stable=True).indices[:, :n]
     index = torch.where(size.gather(1, best) > 0, best, N).sort(dim=-1).values
     return Reduced(index.masked_fill(index == N, -1))
