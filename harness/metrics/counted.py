@@ -1,0 +1,255 @@
+"""The real modules of a model on the meta device, counted by fvcore once per distinct (layer, length).
+
+A count is in multiply-adds (MACs); LayerNorm is fvcore's 5 operations an element. No weights are made or read.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, lru_cache
+from json import loads
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from harness.errors import VtbenchError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # fvcore scripts a loss function when it is imported
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+SUPPORTED = ("llava",)  # model types
+
+# fvcore counts what it has a handler for and calls the rest 0. These are not matrix products; any other is an error.
+_FREE = {
+    f"aten::{name}"
+    for names in ("add sub rsub mul div neg pow rsqrt sqrt exp mean sum", "sigmoid silu gelu tanh softmax cos sin")
+    for name in names.split()
+}
+
+
+class Layer(NamedTuple):
+    """Cost of one layer."""
+
+    linear: int = 0  # MACs
+    attention: int = 0  # MACs of the two attention products, all N²
+    norm: int = 0  # fvcore's operations
+
+    def __add__(self, other: "Layer") -> "Layer":  # type: ignore[override]
+        return Layer(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Counted:
+    """Costs of one model's modules at given lengths, cached."""
+
+    cls = 1  # tokens of the ViT that are not visual tokens
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        if config.model_type not in SUPPORTED:
+            raise VtbenchError(f"FLOPs: cannot count a {config.model_type!r}; allowed are {', '.join(SUPPORTED)}")
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(
+                config, attn_implementation="sdpa", dtype=torch.float32
+            ).eval()
+        self._tower = model.model.vision_tower
+        self._projector = model.model.multi_modal_projector
+        self._lm = model.model.language_model
+        self._lm_head = model.lm_head
+        self._read = read_layers(config)
+        self._patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self._vision_like = _alike(self._tower.encoder.layers)
+        self._decoder_like = _alike(self._lm.layers)
+        self._cached_layer = cache(self._layer)
+        self._cached_decoder = cache(self._decoder)
+        self._cached_linear = cache(self._linear)
+
+        conv = self._tower.embeddings.patch_embedding
+        # meta convolutions fail under jit trace; this one is small enough to run
+        side = config.vision_config.image_size
+        image = torch.zeros(1, conv.in_channels, side, side)
+        self.patch_embedding = _total(conv.to_empty(device="cpu"), image).linear
+        self.pre_norm = _total(self._tower.pre_layrnorm, self._hidden(self.cls + self._patches)).norm
+
+    @property
+    def read_layers(self) -> int:
+        """ViT layers below the features that the LLM gets."""
+        return self._read
+
+    @property
+    def all_layers(self) -> int:
+        """ViT layers that run."""
+        return len(self._tower.encoder.layers)
+
+    @property
+    def llm_layers(self) -> int:
+        """Decoder layers."""
+        return len(self._lm.layers)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of lm_head."""
+        return int(self._lm_head.out_features)
+
+    @property
+    def vision_width(self) -> int:
+        """Heads × head width of the ViT."""
+        return int(self._tower.config.hidden_size)
+
+    @property
+    def llm_width(self) -> int:
+        """Heads × head width of the LLM's queries."""
+        return int(self._lm.layers[0].self_attn.q_proj.out_features)
+
+    def vision_layer(self, layer: int, entering: int, into_mlp: int) -> Layer:
+        """Cost of a ViT layer in which `entering` tokens attend and `into_mlp` go through the MLP (both with CLS)."""
+        like = self._vision_like[layer]
+        return self._cached_layer(like, entering)[0] + self._cached_layer(like, into_mlp)[1]
+
+    def decoder_layer(self, layer: int, queries: int, keys: int) -> Layer:
+        """Cost of a decoder layer for `queries` new tokens that attend to `keys`, themselves among them."""
+        return self._cached_decoder(self._decoder_like[layer], queries, keys)
+
+    def projector(self, tokens: int) -> int:
+        """MACs of the projector."""
+        return self._cached_linear("_projector", tokens)
+
+    def lm_head(self, tokens: int) -> int:
+        """MACs of the LLM's head at every one of these positions."""
+        return self._cached_linear("_lm_head", tokens)
+
+    def _hidden(self, tokens: int) -> Tensor:
+        return torch.empty(1, tokens, self.vision_width, device="meta")
+
+    def _layer(self, layer: int, tokens: int) -> tuple[Layer, Layer]:
+        """Cost of a ViT layer's attention half and of its MLP half."""
+        module = self._tower.encoder.layers[layer]
+        counts = _count(_Call(module, lambda block, x: block(x, attention_mask=None)), self._hidden(tokens))
+        mlp = _as_layer(counts["block.mlp"] + counts["block.layer_norm2"])
+        both = _as_layer(counts[""])
+        return Layer(*(a - b for a, b in zip(both, mlp, strict=True))), mlp
+
+    def _decoder(self, layer: int, queries: int, keys: int) -> Layer:
+        module = self._lm.layers[layer]
+        x = torch.empty(1, queries, self._lm.config.hidden_size, device="meta")
+        rotary = self._lm.rotary_emb(x, torch.arange(queries, device="meta")[None])
+        past = _Past(keys - queries)
+        call = _Call(module, lambda block, x, cos, sin: block(x, position_embeddings=(cos, sin), past_key_values=past))
+        return _total(call, x, *rotary)
+
+    def _linear(self, name: str, tokens: int) -> int:
+        module = getattr(self, name)
+        width = next(module.parameters()).shape[1]
+        return _total(module, torch.empty(1, tokens, width, device="meta")).linear
+
+
+@lru_cache(maxsize=8)
+def _counted(config_json: str) -> Counted:
+    return Counted(AutoConfig.for_model(**loads(config_json)))
+
+
+def counted(model: PreTrainedModel | PreTrainedConfig) -> Counted:
+    """Return the counter of a model or its config, made once per config. Errors: VtbenchError, unknown architecture."""
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    return _counted(config.to_json_string())
+
+
+def read_layers(config: Any) -> int:
+    """Return the ViT layers below the highest features that the LLM gets (23 of LLaVA-1.5's 24)."""
+    features = config.vision_feature_layer
+    layers = config.vision_config.num_hidden_layers
+    return max(f if f >= 0 else layers + 1 + f for f in ([features] if isinstance(features, int) else features))
+
+
+@cache
+def clip_text(hidden: int, mlp: int, heads: int, layers: int, projection: int, tokens: int) -> int:
+    """Return the MACs of a CLIP text encoder of this shape, text projection included."""
+    config = CLIPTextConfig(
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        projection_dim=projection,
+        max_position_embeddings=tokens,
+    )
+    with torch.device("meta"):
+        model = CLIPTextModelWithProjection._from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
+    layer = _total(
+        _Call(model.text_model.encoder.layers[0], lambda block, x: block(x, attention_mask=None)),
+        torch.empty(1, tokens, hidden, device="meta"),
+    )
+    # every token is projected, not the last alone: IVTP reads them all
+    head = _total(model.text_projection, torch.empty(1, tokens, hidden, device="meta"))
+    return layers * (layer.linear + layer.attention) + head.linear
+
+
+class _Call(nn.Module):
+    """A module with its keyword arguments: a trace passes positional tensors only."""
+
+    def __init__(self, block: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.block = block
+        self.call = call
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.call(self.block, *inputs)
+
+
+class _Past:
+    """A cache that already holds n tokens and stores nothing."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        def longer(x: Tensor) -> Tensor:
+            return torch.cat([x.new_empty(*x.shape[:2], self.n, x.shape[-1]), x], dim=2)
+
+        return longer(keys), longer(values)
+
+
+def _alike(layers: nn.ModuleList) -> list[int]:
+    """Return for every layer the first one with the same modules and sizes."""
+    first: dict[str, int] = {}
+    return [first.setdefault(repr(layer), index) for index, layer in enumerate(layers)]
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """MACs of `scaled_dot_product_attention`: batch · heads · Lq · Lk · (dq + dv); fvcore itself counts 0."""
+    query, key, value = (get_shape(v) for v in inputs[:3])
+    return Counter({"attention": prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
+
+
+def _count(module: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
+    """Return fvcore's counts by module and operator. Errors: ValueError for an operation it would call 0."""
+    analysis = FlopCountAnalysis(module, inputs)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counts = analysis.by_module_and_operator()
+    unknown = sorted(set(analysis.unsupported_ops()) - _FREE)
+    if unknown:
+        raise ValueError(f"FLOPs: cannot count {', '.join(unknown)} in {type(module).__name__}")
+    return counts
+
+
+def _as_layer(operators: Counter[str]) -> Layer:
+    """Sort fvcore's operators into ours. Eager attention's matmuls are attention, as no linear layer is a matmul."""
+    kinds = {"linear": 0, "conv": 0, "layer_norm": 2, "attention": 1, "matmul": 1, "bmm": 1}
+    sums = [0, 0, 0]
+    for operator, macs in operators.items():
+        sums[kinds[operator]] += int(macs)
+    return Layer(*sums)
+
+
+def _total(module: nn.Module, *inputs: Tensor) -> Layer:
+    return _as_layer(_count(module, *inputs)[""])

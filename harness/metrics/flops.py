@@ -1,0 +1,241 @@
+"""FLOPs of a pruned model: fvcore counts the real modules on the meta device, conventions are sums of the parts.
+
+A layer's cost depends only on the tokens that enter it, so every distinct (layer, length) is traced once and added
+up: exactly what a trace of the whole pruned model counts. No weights are needed. The unit is the multiply-add (MAC).
+
+In: linear layers, the patch convolution, both attention products (all N², also where a causal kernel skips half),
+fvcore's 5 operations per LayerNorm element (convention `macs` only), and a method's own matrix products (`overhead`).
+Not in, as in the papers: softmax, activations, RMSNorm, rotary and token embeddings, sorting and gathering.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from harness.errors import VtbenchError
+from harness.metrics.counted import Layer, counted
+from methods.interface import Stage
+from methods.schedule import TokensPerLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convention:
+    """Which parts a published number adds up, and what it calls one multiply-add."""
+
+    source: str
+    per_mac: int = 2
+    unread_layers: bool  # ViT layers above the one that the LLM reads: LLaVA runs its 24th and ignores it
+    projector: bool
+    attention: bool = True
+    norm: bool = False
+    padded_vocabulary: bool = True
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "macs": Convention(
+        source="fvcore's total: multiply-adds and LayerNorm; layers that nothing reads are left out",
+        per_mac=1,
+        unread_layers=False,
+        projector=True,
+        norm=True,
+    ),
+    "flops": Convention(
+        source="every matrix product that a forward pass runs, 2 a multiply-add, as torch's FlopCounterMode",
+        unread_layers=True,
+        projector=True,
+    ),
+    "ivtp": Convention(
+        source="IVTP (ECCV 2024), Tables 3 and 9: no projector, only ViT layers that are read, unpadded vocabulary",
+        unread_layers=False,
+        projector=False,
+        padded_vocabulary=False,
+    ),
+    "lvpruning": Convention(
+        source="LVPruning, Table 1: linear layers and convolutions only, no attention products; all ViT layers",
+        unread_layers=True,
+        projector=True,
+        attention=False,
+    ),
+}
+
+# Hugging Face pads LLaVA's vocabulary from LLaMA's 32000 to 32064, and no other model's that we count.
+PADDED_VOCABULARY = {32064: 32000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Cost of a prefill with lm_head on all positions, and of the first token decoded after it, in MACs.
+
+    basis: which lengths were counted; text_tokens: prompt tokens that are not visual; vision, unread, decoder: a
+    Layer each; decode: the decoder's layers for one new token; lm_head, decode_head: with the model's own vocabulary;
+    unpadded: what part of them an unpadded vocabulary has; extra: a method's own cost by name.
+    """
+
+    basis: str
+    text_tokens: float
+    patch_embedding: int
+    pre_norm: int
+    vision: tuple[Layer, ...]
+    unread: tuple[Layer, ...]
+    projector: int
+    decoder: tuple[Layer, ...]
+    lm_head: int
+    decode: tuple[Layer, ...]
+    decode_head: int
+    unpadded: Fraction
+    extra: Mapping[str, int] = field(default_factory=dict)
+
+    def parts(self, convention: str) -> dict[str, int]:
+        """Return the prefill's parts in the convention's own unit; what it leaves out is 0. Errors: VtbenchError."""
+        rule = _convention(convention)
+        vision = self.vision + (self.unread if rule.unread_layers else ())
+        macs = {
+            "vision": self.patch_embedding + rule.norm * self.pre_norm + _sum(vision, rule),
+            "projector": rule.projector * self.projector,
+            "decoder_linear": sum(layer.linear for layer in self.decoder),
+            "decoder_attention": rule.attention * sum(layer.attention for layer in self.decoder),
+            "lm_head": self._head(self.lm_head, rule),
+            "extra": sum(self.extra.values()),
+        }
+        return {name: rule.per_mac * count for name, count in macs.items()}
+
+    def total(self, convention: str) -> int:
+        """Return the prefill's cost, the sum of its parts. Errors: VtbenchError for an unknown convention."""
+        return sum(self.parts(convention).values())
+
+    def per_decoded_token(self, convention: str) -> int:
+        """Return the cost of the first decoded token. Errors: VtbenchError for an unknown convention."""
+        rule = _convention(convention)
+        return rule.per_mac * (_sum(self.decode, rule) + self._head(self.decode_head, rule))
+
+    def record(self) -> dict[str, Any]:
+        """Return record.json's "flops": its `parts` are those of convention `flops`, and add up to that total."""
+        return {
+            "tokens_basis": self.basis,
+            "text_tokens": self.text_tokens,
+            "parts": self.parts("flops"),
+            "extra": {name: 2 * macs for name, macs in self.extra.items()},
+            "total": {name: self.total(name) for name in CONVENTIONS},
+            "per_decoded_token": {name: self.per_decoded_token(name) for name in CONVENTIONS},
+        }
+
+    def _head(self, macs: int, rule: Convention) -> int:
+        return macs if rule.padded_vocabulary else round(macs * self.unpadded)
+
+
+def _sum(layers: Iterable[Layer], rule: Convention) -> int:
+    return sum(layer.linear + rule.attention * layer.attention + rule.norm * layer.norm for layer in layers)
+
+
+def _convention(name: str) -> Convention:
+    if name not in CONVENTIONS:
+        raise VtbenchError(f"convention: {name!r} is unknown; allowed are {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[name]
+
+
+def count(
+    model: PreTrainedModel | PreTrainedConfig,
+    tokens: TokensPerLayer,
+    text_tokens: int,
+    *,
+    stages: Sequence[Stage] = (),
+    extra: Mapping[str, int] | None = None,
+) -> Flops:
+    """Count a prompt with one image.
+
+    tokens: visual tokens that enter each ViT layer that the LLM reads, and each LLM layer; text_tokens: all other
+    prompt tokens; stages: the method's, needed where it cuts inside ViT layers or at the LLM's input; extra: MACs by
+    name. Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
+    operation that nothing counts.
+    """
+    modules = counted(model)
+    if (len(tokens.vit), len(tokens.llm)) != (modules.read_layers, modules.llm_layers):
+        raise VtbenchError(
+            f"tokens: given for {len(tokens.vit)} ViT and {len(tokens.llm)} LLM layers; "
+            f"the model has {modules.read_layers} and {modules.llm_layers}"
+        )
+    vision = [modules.cls + n for n in tokens.vit]
+    projected = leaving_vit(tokens, stages)
+    leaving = modules.cls + projected
+    inside = {cut.layer for stage in stages if stage.seam == "vit" and stage.inside for cut in stage.cuts}
+    after = [*vision[1:], leaving]
+    into_mlp = [after[i] if i in inside else n for i, n in enumerate(vision)]
+    llm = [text_tokens + n for n in tokens.llm]
+    return Flops(
+        basis="one sample",
+        text_tokens=text_tokens,
+        patch_embedding=modules.patch_embedding,
+        pre_norm=modules.pre_norm,
+        vision=tuple(modules.vision_layer(i, n, m) for i, (n, m) in enumerate(zip(vision, into_mlp, strict=True))),
+        unread=tuple(modules.vision_layer(i, leaving, leaving) for i in range(len(vision), modules.all_layers)),
+        projector=modules.projector(projected),
+        decoder=tuple(modules.decoder_layer(i, n, n) for i, n in enumerate(llm)),
+        lm_head=modules.lm_head(llm[-1]),
+        decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(llm)),
+        decode_head=modules.lm_head(1),
+        unpadded=Fraction(PADDED_VOCABULARY.get(modules.vocabulary, modules.vocabulary), modules.vocabulary),
+        extra=dict(extra or {}),
+    )
+
+
+def leaving_vit(tokens: TokensPerLayer, stages: Sequence[Stage]) -> int:
+    """Return the visual tokens that leave the ViT's last read layer: what the projector gets.
+
+    They are those that enter the LLM, unless a stage cuts between the two.
+    """
+    between = any(stage.seam != "vit" and any(cut.layer == 0 for cut in stage.cuts) for stage in stages)
+    if not between:
+        return tokens.llm[0]
+    last = len(tokens.vit) - 1
+    inside = [c.tokens for s in stages if s.seam == "vit" and s.inside for c in s.cuts if c.layer == last]
+    return min([tokens.vit[-1], *inside])
+
+
+def count_samples(
+    model: PreTrainedModel | PreTrainedConfig,
+    observations: Iterable[Mapping[str, Any]],
+    *,
+    stages: Sequence[Stage] = (),
+    extra: Mapping[str, int] | None = None,
+) -> Flops:
+    """Return the mean over samples of what `count` says for each one's realised tokens.
+
+    observations: mappings with "vit", "llm" (visual tokens that enter each layer) and "text_tokens". Attention is
+    quadratic, so the cost of mean lengths is not the mean cost. Each entry is rounded to an integer.
+    Errors: as `count`; VtbenchError without samples.
+    """
+    distinct = Counter((tuple(o["vit"]), tuple(o["llm"]), int(o["text_tokens"])) for o in observations)
+    samples = distinct.total()
+    if not samples:
+        raise VtbenchError("FLOPs: there are no samples to count")
+    counts = [
+        (count(model, TokensPerLayer(vit, llm), text, stages=stages, extra=extra), weight)
+        for (vit, llm, text), weight in distinct.items()
+    ]
+
+    def mean(values: Iterable[int]) -> int:
+        return round(Fraction(sum(value * weight for value, (_, weight) in zip(values, counts, strict=True)), samples))
+
+    def layers(name: str) -> tuple[Layer, ...]:
+        rows = zip(*(getattr(flops, name) for flops, _ in counts), strict=True)
+        return tuple(Layer(*(mean(kind) for kind in zip(*row, strict=True))) for row in rows)
+
+    return Flops(
+        basis="every sample, then the mean",
+        text_tokens=sum(text * weight for (_, _, text), weight in distinct.items()) / samples,
+        patch_embedding=counts[0][0].patch_embedding,
+        pre_norm=counts[0][0].pre_norm,
+        vision=layers("vision"),
+        unread=layers("unread"),
+        projector=mean(flops.projector for flops, _ in counts),
+        decoder=layers("decoder"),
+        lm_head=mean(flops.lm_head for flops, _ in counts),
+        decode=layers("decode"),
+        decode_head=counts[0][0].decode_head,
+        unpadded=counts[0][0].unpadded,
+        extra=counts[0][0].extra,
+    )

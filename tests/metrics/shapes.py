@@ -1,0 +1,76 @@
+"""Configs of LLaVA-1.5's shape and of a small LLaVA, without weights."""
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from methods.schedule import TokensPerLayer
+
+
+def llava(hidden: int, mlp: int, layers: int, heads: int) -> LlavaConfig:
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=mlp,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            vocab_size=32064,
+        ),
+        vision_feature_layer=-2,
+    )
+
+
+LLAVA_7B = llava(4096, 11008, 32, 32)
+LLAVA_13B = llava(5120, 13824, 40, 40)
+
+
+def tokens(vit: list[int], llm: list[int]) -> TokensPerLayer:
+    return TokensPerLayer(vit=tuple(vit), llm=tuple(llm))
+
+
+FULL_7B = tokens([576] * 23, [576] * 32)
+FULL_13B = tokens([576] * 23, [576] * 40)
+
+
+def small(key_value_heads: int = 2) -> LlavaForConditionalGeneration:
+    """A random LLaVA: 16 patches, ViT of 4 layers, LLM of 3 with grouped keys."""
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=4,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=key_value_heads,
+            vocab_size=50,
+            max_position_embeddings=128,
+        ),
+        image_token_index=49,
+        image_seq_length=16,
+        vision_feature_layer=-2,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def prompt(text: int = 5) -> dict[str, torch.Tensor]:
+    """A batch-1 prompt of 16 image placeholders and some text for `small`."""
+    ids = torch.cat([torch.full((1, 16), 49), torch.arange(1, text + 1)[None]], dim=1)
+    pixels = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
