@@ -1,0 +1,27 @@
+import pytest
+
+from harness.errors import VtbenchError
+from harness.metrics.tokens import realised
+
+OBSERVATIONS = [
+    {"visual_tokens": 8, "vit": [16, 8], "llm": [8, 4, 2], "text_tokens": 5},
+    {"visual_tokens": 6, "vit": [16, 7], "llm": [6, 4, 1], "text_tokens": 8},
+]
+
+
+def test_means_over_samples():
+    assert realised(OBSERVATIONS, nominal=4).record() == {
+        "nominal": 4,
+        "into_llm": 7.0,
+        "vit": [16.0, 7.5],
+        "llm": [7.0, 4.0, 1.5],
+        "mean_llm": 12.5 / 3,
+    }
+    assert realised(OBSERVATIONS, nominal=4).text == 6.5
+
+
+def test_bad_input():
+    with pytest.raises(VtbenchError, match="no samples"):
+        realised([], nominal=4)
+    with pytest.raises(ValueError, match="shorter"):
+        realised([*OBSERVATIONS, {**OBSERVATIONS[0], "vit": [16]}], nominal=4)
