@@ -71,6 +71,7 @@ class Stage:
     needs: frozenset[Need] = field(default_factory=frozenset)
     inside: bool = False  # cut between the layer's attention and its MLP instead of before the layer; ViT only
     proportional: bool = False  # add log(size) to the attention logits of every key (ToMe); ViT only
+    adaptive: bool = False  # counts differ from image to image; only such a stage may bring padding in
 
 
 class Words(NamedTuple):

@@ -25,11 +25,14 @@ def bipartite_merge(view: View, n: int) -> Reduced:
 
     A and B are the even and odd positions of a sequence that starts with CLS, which never merges; so among the
     patches A is the odd ones and B the even. Each token of A proposes its most similar token of B by keys; order
-    afterwards: the unmerged of A, then B, both ascending.
+    afterwards: the unmerged of A, then B, both ascending. Where nothing is to merge the order stays, as in the released
+    code.
     """
     assert view.keys is not None
     B, N, D = view.x.shape
     r = N - n
+    if r == 0:
+        return Reduced(torch.arange(N, device=view.x.device).expand(B, -1))
     metric = F.normalize(view.keys.float(), dim=-1)
     similarity, partner = (metric[:, 1::2] @ metric[:, ::2].transpose(1, 2)).max(dim=-1)
     ranked = similarity.sort(dim=-1, descending=True, stable=True).indices

@@ -72,13 +72,19 @@ def test_tome_equals_the_naive_merge(N):
     torch.manual_seed(N)
     x, keys = torch.randn(3, N, 5), torch.randn(3, N, 4)
     size = torch.randint(1, 5, (3, N)).float()
-    for n in range(N - N // 2, N + 1):
+    for n in range(N - N // 2, N):
         reduced = bipartite_merge(view(x, keys, size), n)
         for b in range(3):
             expected, slots, sizes = naive_merge(x[b], keys[b], size[b], n)
             assert reduced.index[b].tolist() == slots
             assert reduced.size[b].tolist() == sizes
             torch.testing.assert_close(reduced.x[b], expected)
+
+
+def test_tome_with_nothing_to_merge_changes_nothing():
+    reduced = bipartite_merge(view(torch.randn(2, 5, 3), torch.randn(2, 5, 3)), 5)
+    assert reduced.index.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert reduced.x is None and reduced.size is None
 
 
 def test_merging_keeps_the_patch_count():

@@ -1,0 +1,1 @@
+"""The engine: a vision-language model with visual tokens truly removed."""

@@ -1,0 +1,63 @@
+"""Names the modules of each architecture; the only file that knows them."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import CLIPVisionModel, LlamaModel, LlavaForConditionalGeneration, PreTrainedModel
+
+from harness.errors import VtbenchError
+from methods.interface import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """The parts of a model that the engine touches."""
+
+    core: nn.Module  # takes input_ids and images, runs the LLM without its head
+    vision: nn.Module
+    vit_layers: nn.ModuleList
+    projector: nn.Module
+    llm: nn.Module
+    llm_layers: nn.ModuleList
+    image_token: int
+    shape: Shape
+
+
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """Return the anatomy of a model. Errors: VtbenchError for an architecture that is not known."""
+    if not isinstance(model, LlavaForConditionalGeneration):
+        raise VtbenchError(
+            f"model: {type(model).__name__} is not a known architecture; allowed is LlavaForConditionalGeneration"
+        )
+    core, config = model.model, model.config
+    towers = {"vision": (core.vision_tower, CLIPVisionModel), "language": (core.language_model, LlamaModel)}
+    for tower, (module, known) in towers.items():
+        if not isinstance(module, known):
+            raise VtbenchError(
+                f"model: its {tower} tower is a {type(module).__name__}, not known; allowed is {known.__name__}"
+            )
+    if config.vision_feature_select_strategy != "default" or not isinstance(config.vision_feature_layer, int):
+        raise VtbenchError(
+            "model: allowed is vision_feature_select_strategy default with one vision_feature_layer, "
+            f"not {config.vision_feature_select_strategy} with {config.vision_feature_layer}"
+        )
+    return Anatomy(
+        core=core,
+        vision=core.vision_tower,
+        vit_layers=core.vision_tower.encoder.layers,
+        projector=core.multi_modal_projector,
+        llm=core.language_model,
+        llm_layers=core.language_model.layers,
+        image_token=config.image_token_id,
+        shape=shape_of_config(config),
+    )
+
+
+def shape_of_config(config) -> Shape:  # type: ignore[no-untyped-def]
+    """Return the shape of a LLaVA config."""
+    vision, layer = config.vision_config, config.vision_feature_layer
+    return Shape(
+        patches=(vision.image_size // vision.patch_size) ** 2,
+        vit_layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+        llm_layers=config.text_config.num_hidden_layers,
+    )

@@ -1,0 +1,56 @@
+"""What IVTP's guidance reads: the question in a prompt, token by token, beside CLIP's reading of it."""
+
+import re
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from harness.model.text import TextEncoder
+from methods.interface import Words
+
+Span = tuple[int, int]
+
+
+def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, list[int], list[Span]]:
+    """Return the question of a prompt, the indices of its tokens in `ids` and their character ranges in it.
+
+    ids are a row's text tokens, without padding and image placeholders. The question is the last user turn: what stands
+    behind the last "USER:", if there is one, and before the last "ASSISTANT:" behind that. Ranges come from decoding
+    every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole.
+    """
+    ends = [len(tokenizer.decode(ids[: stop + 1], skip_special_tokens=True)) for stop in range(len(ids))]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    turn = re.search(r"(?s:.*)USER\s*:", text)
+    begin = turn.end() if turn else 0
+    answer = re.search(r"(?s:.*)(ASSISTANT\s*:)", text[begin:])
+    end = begin + answer.start(1) if answer else len(text)
+    begin += len(text[begin:end]) - len(text[begin:end].lstrip())
+    end -= len(text[begin:end]) - len(text[begin:end].rstrip())
+    indices, spans = [], []
+    for index, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
+        start, stop = max(start, begin), min(stop, end)
+        if start < stop:
+            indices.append(index)
+            spans.append((start - begin, stop - begin))
+    return text[begin:end], indices, spans
+
+
+def words(
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: TextEncoder,
+    ids: Tensor,
+    embeddings: Tensor,
+    last_cls: Tensor,
+    projected_cls: Tensor,
+) -> Words:
+    """Return one image's `Words`; ids [T] and embeddings [T, D] are the text of its row."""
+    text, indices, spans = question(tokenizer, ids.tolist())
+    features, clip_spans = encoder.encode(text)
+    return Words(
+        embeddings=embeddings[indices],
+        spans=spans,
+        clip_features=features,
+        clip_spans=clip_spans,
+        clip_cls=encoder.project_cls(last_cls),
+        projected_cls=projected_cls,
+    )

@@ -1,0 +1,174 @@
+"""Where every visual token is, at every layer.
+
+Shapes: B rows (prompts) of a batch, L slots of a row, M images, N visual tokens of an image (the most of any, the rest
+is padding at the end), K what stays of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from methods.interface import Reduced
+from methods.schedule import TokensPerLayer
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One arrangement of a batch: rows are padded on the left, an image's tokens stand side by side."""
+
+    valid: Tensor  # [B, L] bool
+    position: Tensor  # [B, L] int64, the position ids
+    shift: Tensor  # [B] int64: how far renumbering has moved what comes next
+    row: Tensor  # [M] the row that holds the image
+    start: Tensor  # [M] the slot of its first token
+    count: Tensor  # [M] its tokens
+    patch: Tensor  # [M, N] int64: the patch each token stands for, -1 = padding
+    size: Tensor  # [M, N] float32: how many patches it stands for, 0 = padding
+
+    def slots(self) -> Tensor:
+        """Return the slot [M, N] of every visual token; padding repeats the first."""
+        step = torch.arange(self.patch.shape[1], device=self.start.device)
+        return self.start[:, None] + torch.where(step < self.count[:, None], step, 0)
+
+    def visual(self, x: Tensor) -> Tensor:
+        """Return what x [B, L, ...] holds at the visual tokens: [M, N, ...]."""
+        return x[self.row[:, None], self.slots()]
+
+    def repack(self, x: Tensor, reduced: Reduced, *, contiguous: bool) -> tuple[Frame, Tensor]:
+        """Return the frame after a cut and the hidden states x [B, L, D] in it.
+
+        The tokens that stay take, in their order, the first places of their image; text keeps its order; shorter rows
+        are padded on the left, so that the last slot is always a real token.
+        """
+        B, L = self.valid.shape
+        device = self.valid.device
+        count = (reduced.index >= 0).sum(dim=1)
+        step = torch.arange(self.patch.shape[1], device=device)
+        gone = (step >= count[:, None]) & (step < self.count[:, None])
+        keep = self.valid & ~_marked(gone, self.row, self.slots(), (B, L))
+
+        left = keep.sum(dim=1)
+        length = int(left.max())
+        source = keep.int().argsort(dim=1, stable=True)[:, -length:]
+        valid = torch.arange(length, device=device) >= (length - left)[:, None]
+        rank = keep.int().cumsum(dim=1) - 1 + (length - left)[:, None]
+        start = rank[self.row, self.start].clamp(min=0)
+
+        stays = reduced.index >= 0
+        ahead = torch.arange(reduced.index.shape[1], device=device)
+        cell = torch.where(stays, start[:, None] + ahead, length)  # padding is written past the end, then cut off
+        row = self.row[:, None].expand_as(cell)
+        index = reduced.index.clamp(min=0)
+        source = torch.cat([source, source.new_zeros(B, 1)], dim=1)
+        source[row, cell] = self.start[:, None] + index
+        source = source[:, :length]
+
+        x = x.gather(1, source.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        if reduced.x is not None:
+            x = torch.cat([x, x.new_zeros(B, 1, x.shape[-1])], dim=1)
+            x[row, cell] = reduced.x.to(x.dtype)
+            x = x[:, :length]
+        position, shift = self.position.gather(1, source), self.shift
+        if contiguous:
+            packed = (valid.int().cumsum(dim=1) - 1).clamp(min=0)
+            shift = shift + self.position[:, -1] - packed[:, -1]
+            position = packed
+        size = self.size.gather(1, index) if reduced.size is None else reduced.size
+        frame = Frame(
+            valid=valid,
+            position=position,
+            shift=shift,
+            row=self.row,
+            start=start,
+            count=count,
+            patch=self.patch.gather(1, index).masked_fill(~stays, -1),
+            size=size.masked_fill(~stays, 0),
+        )
+        return frame, x
+
+
+def uncut(mask: Tensor, image_slots: Tensor, rows: Tensor) -> Frame:
+    """Return the frame of a prompt as the processor made it; mask [B, L], image_slots [M, P], rows [M].
+
+    Its padding may stand anywhere; the first `repack` moves it to the left.
+    """
+    M, P = image_slots.shape
+    valid = mask.bool()
+    position = (valid.int().cumsum(dim=1) - 1).clamp(min=0)
+    return Frame(
+        valid=valid,
+        position=position,
+        shift=position.new_zeros(len(mask)),
+        row=rows,
+        start=image_slots[:, 0],
+        count=rows.new_full((M,), P),
+        patch=torch.arange(P, device=mask.device).expand(M, -1),
+        size=torch.ones(M, P, device=mask.device),
+    )
+
+
+def _marked(flags: Tensor, row: Tensor, slots: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return a bool [B, L] that is true at the slots [M, N] of these rows [M] where flags [M, N] is."""
+    B, L = shape
+    flat = torch.where(flags, row[:, None] * L + slots, B * L)
+    marked = torch.zeros(B * L + 1, dtype=torch.bool, device=flags.device)
+    marked[flat.flatten()] = True
+    return marked[:-1].view(B, L)
+
+
+class Realised(NamedTuple):
+    """Visual tokens of each image that entered every layer."""
+
+    vit: list[list[int]]  # [M][ViT layers]
+    llm: list[list[int]]  # [M][LLM layers]
+
+    def image(self, index: int) -> TokensPerLayer:
+        """Return one image's."""
+        return TokensPerLayer(tuple(self.vit[index]), tuple(self.llm[index]))
+
+
+@dataclass
+class Ledger:
+    """What one prefill did; decoding reads it and does not change it."""
+
+    prompt_end: Tensor  # [B] the position id of the first new token, uncut
+    vit_counts: list[Tensor]  # per ViT layer [M]
+    frames: list[Frame] = field(default_factory=list)  # one an LLM layer, shared between cuts
+    cache: ref[Cache] | None = None
+
+    @property
+    def tokens(self) -> Realised:
+        """Visual tokens of each image that entered every layer."""
+        llm = [frame.count for frame in self.frames]
+        return Realised(*(torch.stack(counts, dim=1).tolist() for counts in (self.vit_counts, llm)))
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """The patches of each image that stand behind the tokens that the last LLM layer saw, in their order."""
+        return _patches(self.frames[-1])
+
+    @property
+    def entered(self) -> list[Tensor]:
+        """The patches of each image that stand behind the tokens that entered the LLM, in their order."""
+        return _patches(self.frames[0])
+
+    @property
+    def lengths(self) -> Tensor:
+        """All tokens of each row at every LLM layer, text included: [B, LLM layers]."""
+        return torch.stack([frame.valid.sum(dim=1) for frame in self.frames], dim=1)
+
+    @property
+    def row(self) -> list[int]:
+        """The row that holds each image."""
+        rows: list[int] = self.frames[0].row.tolist()
+        return rows
+
+
+def _patches(frame: Frame) -> list[Tensor]:
+    return [patch[patch >= 0] for patch in frame.patch]

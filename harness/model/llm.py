@@ -1,0 +1,138 @@
+"""The LLM seam: cuts before a layer in prefill, and every layer's own mask and positions from there on, decoding too.
+
+Shapes: B rows, L slots of the frame at hand, M images, N visual tokens of an image, D width, Q new tokens.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+
+from harness.model.anatomy import Anatomy
+from harness.model.ledger import Frame, Ledger
+from harness.model.probe import Projections, heads, overhear, row_attention, value_norm
+from harness.model.rider import Rider, rotate
+from methods.interface import Cut, Stage, View
+
+
+class Language:
+    """The LLM layers' new forwards; the ledger at hand is the state of one prefill."""
+
+    ledger: Ledger
+    prefill: bool  # whether this pass is a prefill
+    past: int  # new tokens that the cache holds already
+    rider: Rider | None = None
+    rider_position: Tensor  # [M] under `original` positions
+
+    def __init__(self, anatomy: Anatomy, stages: list[Stage], *, contiguous: bool) -> None:
+        self.anatomy, self.contiguous = anatomy, contiguous
+        self.cuts: dict[int, tuple[Stage, Cut]] = {cut.layer: (stage, cut) for stage in stages for cut in stage.cuts}
+        self.rides = any("rider_rollout" in stage.needs for stage in stages)
+        self.last_cut = max(self.cuts, default=0)
+
+    def forward(
+        self,
+        index: int,
+        layer: nn.Module,
+        run: Callable[..., Tensor],
+        x: Tensor,
+        *,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Run one layer: cut first if the schedule says so, then in its own frame."""
+        frames = self.ledger.frames
+        if self.prefill:
+            if index:
+                frames.append(frames[-1])
+            if index in self.cuts and len(frames[0].row):
+                x = self._cut(index, x)
+                self.heard = None
+        frame = frames[index]
+        if frame is not frames[0]:
+            kwargs |= self._arrangement(index, frame, x, past_key_values)
+        if not (self.prefill and self._listens(index)):
+            return run(x, past_key_values=past_key_values, **kwargs)
+        embedding = kwargs["position_embeddings"]
+        with overhear(layer.self_attn) as heard:
+            x = run(x, past_key_values=past_key_values, **kwargs)
+        self.heard, self.layer, self.embedding = heard, layer, embedding
+        if self.rider is not None:
+            width = layer.self_attn.head_dim
+            keys = rotate(heads(heard.k, width), embedding)
+            below = index + 1 not in self.cuts
+            queries = rotate(heads(heard.q, width), embedding) if below else None
+            self.rider.ride(layer, self.anatomy.llm.rotary_emb, frame, self._behind(frame), heard, keys, queries)
+        return x
+
+    def _listens(self, index: int) -> bool:
+        if self.rides:
+            return index < self.last_cut
+        stage, _ = self.cuts.get(index + 1, (None, None))
+        return stage is not None and bool(stage.needs)
+
+    def _behind(self, frame: Frame) -> Tensor:
+        """Return the position [M] right behind each image."""
+        if not self.contiguous:
+            return self.rider_position
+        return frame.position[frame.row, (frame.start + frame.count - 1).clamp(min=0)] + 1
+
+    def _arrangement(self, index: int, frame: Frame, x: Tensor, cache: Cache | None) -> dict[str, Any]:
+        """Return this layer's mask and rotary embeddings; layers of one frame share them."""
+        if self.arranged is None or self.arranged[0] is not frame:
+            B, Q = x.shape[:2]
+            if self.prefill:
+                valid, position = frame.valid, frame.position
+            else:
+                valid = torch.cat([frame.valid, frame.valid.new_ones(B, self.past + Q)], dim=1)
+                position = self.positions(Q) - frame.shift[:, None]
+            mask = create_causal_mask(self.anatomy.llm.config, x, valid.long(), cache, None, layer_idx=index)
+            self.arranged = (
+                frame,
+                {
+                    "attention_mask": mask,
+                    "position_embeddings": self.anatomy.llm.rotary_emb(x, position),
+                    "position_ids": None,
+                },
+            )
+        return self.arranged[1]
+
+    def positions(self, Q: int) -> Tensor:
+        """Return the uncut positions [B, Q] of the tokens being decoded."""
+        end = self.ledger.prompt_end
+        return end[:, None] + self.past + torch.arange(Q, device=end.device)
+
+    def begin(self, ledger: Ledger, *, prefill: bool, past: int) -> None:
+        """Start a pass through the LLM."""
+        self.ledger, self.prefill, self.past = ledger, prefill, past
+        self.arranged: tuple[Frame, dict[str, Any]] | None = None
+        self.heard: Projections | None = None
+
+    def _cut(self, index: int, x: Tensor) -> Tensor:
+        stage, cut = self.cuts[index]
+        frame = self.ledger.frames[-1]
+        reduced = stage.reduce(self._view(stage, frame, x), cut.tokens)
+        self.ledger.frames[-1], x = frame.repack(x, reduced, contiguous=self.contiguous)
+        if index == self.last_cut:
+            self.rider = None
+        return x
+
+    def _view(self, stage: Stage, frame: Frame, x: Tensor) -> View:
+        attention = norm = None
+        if self.heard is not None:
+            module = self.layer.self_attn
+            if "rider_rollout" in stage.needs:
+                assert self.rider is not None
+                attention = self.rider.rollout(frame)
+            elif "last_row" in stage.needs:
+                q = rotate(heads(self.heard.q[:, -1:], module.head_dim), tuple(e[:, -1:] for e in self.embedding))
+                k = rotate(heads(self.heard.k, module.head_dim), self.embedding)
+                hidden = torch.finfo(torch.float32).min * (~frame.valid).float()
+                row = row_attention(q[:, :, 0], k, hidden, module.scaling)
+                attention = frame.visual(row)
+            if "value_norm" in stage.needs:
+                norm = frame.visual(value_norm(self.heard.v, module.num_key_value_groups))
+        return View(x=frame.visual(x), size=frame.size, attention=attention, value_norm=norm)
