@@ -65,7 +65,7 @@ class Language:
             keys = rotate(heads(heard.k, width), embedding)
             below = index + 1 not in self.cuts
             queries = rotate(heads(heard.q, width), embedding) if below else None
-            self.rider.ride(layer, self.anatomy.llm.rotary_emb, frame, self._behind(frame), heard, keys, queries)
+            self.rider.ride(layer, run, self.anatomy.llm.rotary_emb, frame, self._behind(frame), heard, keys, queries)
         return x
 
     def _listens(self, index: int) -> bool:

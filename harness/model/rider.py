@@ -5,6 +5,7 @@ run for it on borrowed keys and values that nothing stores, so the main path and
 Shapes: M images, P the longest prefix, D width, H heads.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class Rider:
     def ride(
         self,
         layer: nn.Module,
+        run: Callable[..., Tensor],
         rotary: nn.Module,
         frame: Frame,
         position: Tensor,
@@ -44,7 +46,7 @@ class Rider:
         rotated_keys: Tensor,
         rotated_queries: Tensor | None,
     ) -> None:
-        """Take the rider through one layer whose main path has just run.
+        """Take the rider through one layer, whose own forward is `run` and whose main path has just run.
 
         heard: its projections; rotated_keys [B, H, L, d] and, unless the cut comes right after this layer,
         rotated_queries [B, H, L, d], from which the matrix of the whole prefix is kept for the rollout; position [M].
@@ -61,7 +63,7 @@ class Rider:
         bias = torch.cat([hidden_from, hidden_from.new_zeros(len(hidden_from), 1)], dim=1)
 
         with overhear(attention) as own:
-            self.state = layer(
+            self.state = run(
                 self.state,
                 attention_mask=bias[:, None, None].to(self.state.dtype).clamp(min=torch.finfo(self.state.dtype).min),
                 position_embeddings=embedding,
