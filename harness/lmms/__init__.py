@@ -1,0 +1,1 @@
+"""lmms-eval: our batched model, its plugin registration, and the embedded tasks."""

@@ -1,0 +1,228 @@
+"""The model that lmms-eval evaluates: LLaVA with a method attached, batched and greedy."""
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from PIL import Image
+from tqdm import tqdm
+from transformers import BatchFeature
+
+from harness.errors import VtbenchError
+from harness.model.attach import Attached, attach
+from harness.model.load import Loaded, load
+from harness.model.text import TextEncoder, load_text_encoder
+from methods import method as make_method
+from methods.interface import Method
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LLAVA_PROMPT = "USER: {images}{text} ASSISTANT:"
+IMAGE_CACHE_BYTES = 1 << 30
+
+
+class VtBench(lmms):
+    """LLaVA with tokens removed: `lmms_eval --model vtbench --model_args model=pocket,method=topk,tokens=64`.
+
+    Further model_args are the method's parameters. `observations` tells afterwards, by task and document, the visual
+    tokens that entered every layer. Errors: VtbenchError for a model, method or parameter that is not known.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        model: str | Loaded = "pocket",
+        method: str | Method = "full",
+        batch_size: int | str = 8,
+        device: str | None = None,
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        seed: int | str = 0,
+        text_encoder: str | None = None,
+        trust_remote_code: bool = False,
+        max_batch_size: int | None = None,
+        images: "ImageCache | None" = None,
+        **parameters: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(method, str):
+            try:
+                method = make_method(method, **parameters)
+            except ValueError as error:
+                raise VtbenchError(str(error)) from None
+        if isinstance(model, str):
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            if dtype not in DTYPES:
+                raise VtbenchError(f"dtype: {dtype!r} is unknown; allowed are {', '.join(DTYPES)}")
+            model = load(
+                model, dtype=DTYPES[dtype], attention=attention, device=device, trust_remote_code=trust_remote_code
+            )
+        if model.processor is None:
+            raise VtbenchError(f"{model.name!r} has no processor, so it cannot answer; it serves for costs only")
+        self.loaded, self.method, self.seed = model, method, int(seed)
+        self.batch_size_per_gpu = int(batch_size)
+        self.encoder = encoder_for(model, text_encoder)
+        self.images = images if images is not None else ImageCache()
+        self.observations: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def clean(self) -> None:
+        """Keep the model: a warm worker uses it again."""
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer every request greedily, in batches of like length; an error is raised, never an empty answer."""
+        order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), index))
+        answers: dict[int, GenerationResult] = {}
+        size = self.batch_size_per_gpu
+        with (
+            attach(
+                self.loaded.model,
+                self.method,
+                text_encoder=self.encoder,
+                tokenizer=self.loaded.processor.tokenizer,
+                seed=self.seed,
+            ) as attached,
+            torch.inference_mode(),
+            tqdm(total=len(requests), desc=self.method.name, disable=None, leave=False) as progress,
+        ):
+            for batch in _batches(requests, order, size):
+                for index, answer in zip(batch, self._answer(attached, [requests[i] for i in batch]), strict=True):
+                    answers[index] = answer
+                progress.update(len(batch))
+        return [answers[index] for index in range(len(requests))]
+
+    def _answer(self, attached: Attached, requests: list[Instance]) -> list[GenerationResult]:
+        prompts, images, per_row = [], [], []
+        for request in requests:
+            context, _, doc_to_visual, doc_id, task, split = request.args
+            visuals = [
+                visual for visual in doc_to_visual(self.task_dict[task][split][doc_id]) or [] if visual is not None
+            ]
+            per_row.append(len(visuals))
+            images += visuals
+            prompts.append(self.prompt(context, len(visuals)))
+        inputs = self.inputs(prompts, images)
+        settings = _settings(requests[0].args[1])
+        generated = self.loaded.model.generate(**inputs, **settings)
+        new = generated[:, inputs["input_ids"].shape[1] :]
+        texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
+        self._observe(attached, requests, per_row, inputs)
+        until = requests[0].args[1].get("until") or []
+        pad = self.loaded.processor.tokenizer.pad_token_id
+        return [
+            GenerationResult(
+                _stop(text, [until] if isinstance(until, str) else until).strip(),
+                TokenCounts(input_tokens=int(mask.sum()), output_tokens=int((row != pad).sum())),
+            )
+            for text, row, mask in zip(texts, new, inputs["attention_mask"], strict=True)
+        ]
+
+    def prompt(self, context: str, images: int) -> str:
+        """Return the whole prompt of a question about so many images: the processor's chat template, or LLaVA-1.5's."""
+        text = context.replace("<image>", "").strip()
+        processor = self.loaded.processor
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
+            prompt: str = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            return prompt
+        return LLAVA_PROMPT.format(images="<image>\n" * images, text=text)
+
+    def inputs(self, prompts: list[str], images: list[Image.Image]) -> BatchFeature:
+        """Return the batch that `generate` takes, padded on the left, on the model's device."""
+        processor, model = self.loaded.processor, self.loaded.model
+        text = [_with_places(prompt, self.loaded.shape.patches) for prompt in prompts]
+        inputs = processor.tokenizer(text, padding=True, padding_side="left", return_tensors="pt")
+        inputs.pop("token_type_ids", None)
+        if images:
+            pixels = [self.images.pixels(processor.image_processor, image) for image in images]
+            inputs["pixel_values"] = torch.stack(pixels).to(model.dtype)
+        return BatchFeature(dict(inputs)).to(model.device)
+
+    def _observe(self, attached: Attached, requests: list[Instance], per_row: list[int], inputs: BatchFeature) -> None:
+        tokens = attached.ledger.tokens
+        visual = inputs["input_ids"] == self.loaded.model.config.image_token_id
+        text = (inputs["attention_mask"].bool() & ~visual).sum(dim=1).tolist()
+        image = 0
+        for row, (request, count) in enumerate(zip(requests, per_row, strict=True)):
+            mine = range(image, image + count)
+            image += count
+            llm = [
+                sum(tokens.llm[i][layer] for i in mine)
+                for layer in range(len(self.loaded.model.model.language_model.layers))
+            ]
+            self.observations[request.args[4], request.args[3]] = {
+                "images": count,
+                "vit": [tokens.vit[i] for i in mine],
+                "llm": llm,
+                "visual_tokens": llm[0],
+                "text_tokens": text[row],
+            }
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refuse: the papers' tasks generate."""
+        raise VtbenchError("task: it asks for log-likelihoods; allowed are tasks that generate")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse: the papers' tasks ask once."""
+        raise VtbenchError("task: it asks in several rounds; allowed are tasks that ask once")
+
+
+class ImageCache:
+    """Preprocessed images by content, so that the trials of a warm worker share them; the oldest go first."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.bytes = 0
+
+    def pixels(self, processor: Any, image: Image.Image) -> torch.Tensor:
+        """Return the image's pixel values [3, H, W]."""
+        image = image.convert("RGB")
+        key = image.size[0].to_bytes(4, "big") + image.tobytes()
+        if key not in self.kept:
+            pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
+            self.kept[key] = pixels
+            self.bytes += len(key) + pixels.numel() * pixels.element_size()
+            while self.bytes > IMAGE_CACHE_BYTES and len(self.kept) > 1:
+                old_key, old = self.kept.popitem(last=False)
+                self.bytes -= len(old_key) + old.numel() * old.element_size()
+        return self.kept[key]
+
+
+def encoder_for(model: Loaded, name: str | None) -> TextEncoder | None:
+    """Return the named text encoder on the model's device; None leaves the choice to `attach`."""
+    return None if name is None else load_text_encoder(name, str(model.model.device))
+
+
+def _with_places(prompt: str, patches: int) -> str:
+    return prompt.replace("<image>", "<image>" * patches)
+
+
+def _batches(requests: list[Instance], order: list[int], size: int) -> list[list[int]]:
+    """Split so that one batch shares its generation settings."""
+    batches: list[list[int]] = []
+    for index in order:
+        same = batches and str(requests[batches[-1][0]].args[1]) == str(requests[index].args[1])
+        if same and len(batches[-1]) < size:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return greedy settings with the task's length. Errors: VtbenchError when the task asks for more than greedy."""
+    if asked.get("do_sample") and asked.get("temperature", 1.0):
+        raise VtbenchError("task: it asks for sampling; allowed is greedy decoding")
+    if asked.get("num_beams", 1) not in (None, 1):
+        raise VtbenchError("task: it asks for beam search; allowed is greedy decoding")
+    return {"max_new_tokens": asked.get("max_new_tokens", 128), "do_sample": False, "num_beams": 1}
+
+
+def _stop(text: str, until: list[str]) -> str:
+    for end in until:
+        if end.strip():
+            text = text.split(end)[0]
+    return text

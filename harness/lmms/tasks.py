@@ -1,0 +1,32 @@
+"""Finds lmms-eval tasks by name: our own at once, lmms-eval's defaults only when a name is not ours."""
+
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+
+from lmms_eval.tasks import TaskManager
+
+from harness.errors import VtbenchError
+
+OWN = Path(__file__).parent / "pocketvqa"
+
+
+@lru_cache(maxsize=2)
+def _manager(include_defaults: bool) -> TaskManager:
+    return TaskManager("ERROR", include_path=str(OWN), include_defaults=include_defaults)
+
+
+def manager_for(task: str) -> TaskManager:
+    """Return a task manager that knows the task; indexing lmms-eval's own takes seconds, so only if need be.
+
+    Errors: VtbenchError with near misses when no task, group or tag has the name.
+    """
+    for include_defaults in (False, True):
+        manager = _manager(include_defaults)
+        if task in manager.all_tasks:
+            return manager
+    near = get_close_matches(task, manager.all_tasks, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise VtbenchError(
+        f"{task!r} is not a task; {hint}allowed are {', '.join(_manager(False).all_tasks)} and the tasks of lmms-eval"
+    )
