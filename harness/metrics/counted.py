@@ -23,13 +23,12 @@ from transformers import (
 )
 
 from harness.errors import VtbenchError
+from harness.model.anatomy import anatomy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # fvcore scripts a loss function when it is imported
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
-
-SUPPORTED = ("llava",)  # model types
 
 # fvcore counts what it has a handler for and calls the rest 0. These are not matrix products; any other is an error.
 _FREE = {
@@ -56,45 +55,36 @@ class Counted:
     cls = 1  # tokens of the ViT that are not visual tokens
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        if config.model_type not in SUPPORTED:
-            raise VtbenchError(f"FLOPs: cannot count a {config.model_type!r}; allowed are {', '.join(SUPPORTED)}")
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
-                config, attn_implementation="sdpa", dtype=torch.float32
-            ).eval()
-        self._tower = model.model.vision_tower
-        self._projector = model.model.multi_modal_projector
-        self._lm = model.model.language_model
+        try:
+            with torch.device("meta"):
+                model = AutoModelForImageTextToText.from_config(
+                    config, attn_implementation="sdpa", dtype=torch.float32
+                ).eval()
+        except ValueError:
+            raise VtbenchError(f"FLOPs: {config.model_type!r} is not a model that reads images and text") from None
+        parts: Any = anatomy(model)  # whose modules have attributes that nn.Module does not declare
+        self.shape = parts.shape
+        self._vit_layers = parts.vit_layers
+        self._projector = parts.projector
+        self._lm = parts.llm
         self._lm_head = model.lm_head
-        self._read = read_layers(config)
-        self._patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        self._vision_like = _alike(self._tower.encoder.layers)
-        self._decoder_like = _alike(self._lm.layers)
+        self._vision_like = _alike(parts.vit_layers)
+        self._decoder_like = _alike(parts.llm_layers)
         self._cached_layer = cache(self._layer)
         self._cached_decoder = cache(self._decoder)
         self._cached_linear = cache(self._linear)
 
-        conv = self._tower.embeddings.patch_embedding
+        conv = parts.vision.embeddings.patch_embedding
         # meta convolutions fail under jit trace; this one is small enough to run
         side = config.vision_config.image_size
         image = torch.zeros(1, conv.in_channels, side, side)
         self.patch_embedding = _total(conv.to_empty(device="cpu"), image).linear
-        self.pre_norm = _total(self._tower.pre_layrnorm, self._hidden(self.cls + self._patches)).norm
-
-    @property
-    def read_layers(self) -> int:
-        """ViT layers below the features that the LLM gets."""
-        return self._read
+        self.pre_norm = _total(parts.vision.pre_layrnorm, self._hidden(self.cls + self.shape.patches)).norm
 
     @property
     def all_layers(self) -> int:
-        """ViT layers that run."""
-        return len(self._tower.encoder.layers)
-
-    @property
-    def llm_layers(self) -> int:
-        """Decoder layers."""
-        return len(self._lm.layers)
+        """ViT layers that run; the LLM reads the first `shape.vit_layers` of them."""
+        return len(self._vit_layers)
 
     @property
     def vocabulary(self) -> int:
@@ -104,12 +94,27 @@ class Counted:
     @property
     def vision_width(self) -> int:
         """Heads × head width of the ViT."""
-        return int(self._tower.config.hidden_size)
+        return int(self._vit_layers[0].self_attn.q_proj.out_features)
 
     @property
     def llm_width(self) -> int:
         """Heads × head width of the LLM's queries."""
         return int(self._lm.layers[0].self_attn.q_proj.out_features)
+
+    @property
+    def vision_head(self) -> int:
+        """Width of one head of the ViT."""
+        return int(self._vit_layers[0].self_attn.head_dim)
+
+    @property
+    def llm_hidden(self) -> int:
+        """Width of the LLM's hidden states."""
+        return int(self._lm.config.hidden_size)
+
+    @property
+    def llm_head(self) -> int:
+        """Width of one head of the LLM."""
+        return int(self._lm.layers[0].self_attn.head_dim)
 
     def vision_layer(self, layer: int, entering: int, into_mlp: int) -> Layer:
         """Cost of a ViT layer in which `entering` tokens attend and `into_mlp` go through the MLP (both with CLS)."""
@@ -133,7 +138,7 @@ class Counted:
 
     def _layer(self, layer: int, tokens: int) -> tuple[Layer, Layer]:
         """Cost of a ViT layer's attention half and of its MLP half."""
-        module = self._tower.encoder.layers[layer]
+        module = self._vit_layers[layer]
         counts = _count(_Call(module, lambda block, x: block(x, attention_mask=None)), self._hidden(tokens))
         mlp = _as_layer(counts["block.mlp"] + counts["block.layer_norm2"])
         both = _as_layer(counts[""])
@@ -141,7 +146,7 @@ class Counted:
 
     def _decoder(self, layer: int, queries: int, keys: int) -> Layer:
         module = self._lm.layers[layer]
-        x = torch.empty(1, queries, self._lm.config.hidden_size, device="meta")
+        x = torch.empty(1, queries, self.llm_hidden, device="meta")
         rotary = self._lm.rotary_emb(x, torch.arange(queries, device="meta")[None])
         past = _Past(keys - queries)
         call = _Call(module, lambda block, x, cos, sin: block(x, position_embeddings=(cos, sin), past_key_values=past))
@@ -162,13 +167,6 @@ def counted(model: PreTrainedModel | PreTrainedConfig) -> Counted:
     """Return the counter of a model or its config, made once per config. Errors: VtbenchError, unknown architecture."""
     config = model if isinstance(model, PreTrainedConfig) else model.config
     return _counted(config.to_json_string())
-
-
-def read_layers(config: Any) -> int:
-    """Return the ViT layers below the highest features that the LLM gets (23 of LLaVA-1.5's 24)."""
-    features = config.vision_feature_layer
-    layers = config.vision_config.num_hidden_layers
-    return max(f if f >= 0 else layers + 1 + f for f in ([features] if isinstance(features, int) else features))
 
 
 @cache

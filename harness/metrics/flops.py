@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import VtbenchError
 from harness.metrics.counted import Layer, counted
+from harness.metrics.overhead import method_cost
 from methods.interface import Stage
 from methods.schedule import TokensPerLayer
 
@@ -143,20 +145,23 @@ def count(
     text_tokens: int,
     *,
     stages: Sequence[Stage] = (),
+    before_image: int = 0,
+    text_encoder: CLIPTextConfig | None = None,
     extra: Mapping[str, int] | None = None,
 ) -> Flops:
     """Count a prompt with one image.
 
     tokens: visual tokens that enter each ViT layer that the LLM reads, and each LLM layer; text_tokens: all other
-    prompt tokens; stages: the method's, needed where it cuts inside ViT layers or at the LLM's input; extra: MACs by
-    name. Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
+    prompt tokens; stages: the method's, whose own cost is then counted too (`overhead`, with before_image and
+    text_encoder), and which say where it cuts inside ViT layers or at the LLM's input; extra: further MACs by name.
+    Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
     operation that nothing counts.
     """
     modules = counted(model)
-    if (len(tokens.vit), len(tokens.llm)) != (modules.read_layers, modules.llm_layers):
+    if (len(tokens.vit), len(tokens.llm)) != (modules.shape.vit_layers, modules.shape.llm_layers):
         raise VtbenchError(
             f"tokens: given for {len(tokens.vit)} ViT and {len(tokens.llm)} LLM layers; "
-            f"the model has {modules.read_layers} and {modules.llm_layers}"
+            f"the model has {modules.shape.vit_layers} and {modules.shape.llm_layers}"
         )
     vision = [modules.cls + n for n in tokens.vit]
     projected = leaving_vit(tokens, stages)
@@ -178,7 +183,16 @@ def count(
         decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(llm)),
         decode_head=modules.lm_head(1),
         unpadded=Fraction(PADDED_VOCABULARY.get(modules.vocabulary, modules.vocabulary), modules.vocabulary),
-        extra=dict(extra or {}),
+        extra=method_cost(
+            modules,
+            stages,
+            tokens,
+            text_tokens,
+            leaving_vit=projected,
+            before_image=before_image,
+            text_encoder=text_encoder,
+        )
+        | dict(extra or {}),
     )
 
 
@@ -200,6 +214,8 @@ def count_samples(
     observations: Iterable[Mapping[str, Any]],
     *,
     stages: Sequence[Stage] = (),
+    before_image: int = 0,
+    text_encoder: CLIPTextConfig | None = None,
     extra: Mapping[str, int] | None = None,
 ) -> Flops:
     """Return the mean over samples of what `count` says for each one's realised tokens.
@@ -212,10 +228,8 @@ def count_samples(
     samples = distinct.total()
     if not samples:
         raise VtbenchError("FLOPs: there are no samples to count")
-    counts = [
-        (count(model, TokensPerLayer(vit, llm), text, stages=stages, extra=extra), weight)
-        for (vit, llm, text), weight in distinct.items()
-    ]
+    each = partial(count, model, stages=stages, before_image=before_image, text_encoder=text_encoder, extra=extra)
+    counts = [(each(TokensPerLayer(vit, llm), text), weight) for (vit, llm, text), weight in distinct.items()]
 
     def mean(values: Iterable[int]) -> int:
         return round(Fraction(sum(value * weight for value, (_, weight) in zip(values, counts, strict=True)), samples))
@@ -237,5 +251,5 @@ def count_samples(
         decode=layers("decode"),
         decode_head=counts[0][0].decode_head,
         unpadded=counts[0][0].unpadded,
-        extra=counts[0][0].extra,
+        extra={name: mean(flops.extra[name] for flops, _ in counts) for name in counts[0][0].extra},
     )

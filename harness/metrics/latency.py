@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from harness.errors import VtbenchError
 
@@ -102,12 +103,14 @@ def _prompt(model: Any, prompt: Mapping[str, Tensor], decoded: int) -> tuple[flo
     ids = prompt["input_ids"]
     mask = prompt.get("attention_mask", torch.ones_like(ids))
     forward = partial(model, use_cache=True, logits_to_keep=1)
-    prefill_ms, output = _timed(ids.device, partial(forward, **{**prompt, "attention_mask": mask}))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    start = partial(forward, **{**prompt, "attention_mask": mask, "past_key_values": cache})
+    prefill_ms, output = _timed(ids.device, start)
     steps = []
     for _ in range(decoded):
         mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         token = output.logits[:, -1:].argmax(dim=-1)
-        step = partial(forward, input_ids=token, attention_mask=mask, past_key_values=output.past_key_values)
+        step = partial(forward, input_ids=token, attention_mask=mask, past_key_values=cache)
         step_ms, output = _timed(ids.device, step)
         steps.append(step_ms)
     return prefill_ms, steps

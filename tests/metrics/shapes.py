@@ -41,14 +41,14 @@ FULL_7B = tokens([576] * 23, [576] * 32)
 FULL_13B = tokens([576] * 23, [576] * 40)
 
 
-def small(key_value_heads: int = 2) -> LlavaForConditionalGeneration:
-    """A random LLaVA: 16 patches, ViT of 4 layers, LLM of 3 with grouped keys."""
+def small(key_value_heads: int = 2, vit_layers: int = 4, llm_layers: int = 3) -> LlavaForConditionalGeneration:
+    """A random LLaVA: 16 patches, a ViT whose last layer is not read, an LLM with grouped keys."""
     torch.manual_seed(0)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32,
             intermediate_size=48,
-            num_hidden_layers=4,
+            num_hidden_layers=vit_layers,
             num_attention_heads=2,
             image_size=16,
             patch_size=4,
@@ -56,7 +56,7 @@ def small(key_value_heads: int = 2) -> LlavaForConditionalGeneration:
         text_config=LlamaConfig(
             hidden_size=64,
             intermediate_size=96,
-            num_hidden_layers=3,
+            num_hidden_layers=llm_layers,
             num_attention_heads=4,
             num_key_value_heads=key_value_heads,
             vocab_size=50,

@@ -222,7 +222,7 @@ def test_bad_input():
         count(small(), tokens([16] * 3, [16] * 3), 5).total("tflops")
     with pytest.raises(VtbenchError, match="given for 2 ViT and 3 LLM layers; the model has 3 and 3"):
         count(small(), tokens([16] * 2, [16] * 3), 5)
-    with pytest.raises(VtbenchError, match="cannot count a 'llama'"):
+    with pytest.raises(VtbenchError, match="'llama' is not a model that reads images and text"):
         count(LLAVA_7B.text_config, FULL_7B, 5)
     with pytest.raises(VtbenchError, match="no samples"):
         count_samples(small(), [])
