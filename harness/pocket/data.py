@@ -1,0 +1,84 @@
+"""Writes PocketVQA's test split: `python -m harness.pocket.data`. The same code writes the same bytes.
+
+`images.parquet` holds each picture once, as PNG; `<family>.parquet` the family's questions, which name their picture by
+its scene seed, `image_id`. A family's answers are equally frequent, so that no constant answer beats chance.
+"""
+
+import io
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from PIL import Image
+
+from harness.pocket.questions import FAMILIES, NUMBERS, OPTIONS
+from harness.pocket.scenes import COLORS, LETTERS, PLACES, SHAPES, draw, scene
+from harness.pocket.train import TEST
+
+FOLDER = Path(__file__).parents[1] / "lmms" / "pocketvqa" / "test"
+SCENES, QUESTIONS = 300, 200
+ANSWERS = {
+    "attribute": (*COLORS, *SHAPES),
+    "existence": ("yes", "no"),
+    "count": NUMBERS,
+    "where": PLACES,
+    "relation": ("left", "right", "above", "below"),
+    "ocr": tuple(LETTERS),
+    "choice": OPTIONS,
+}
+Row = dict[str, str | int | bytes]
+_scene = cache(scene)
+
+
+def questions(family: str) -> list[Row]:
+    """Return a family's questions, none twice; no answer is given more often than its equal share, rounded up."""
+    cap = -(-QUESTIONS // len(ANSWERS[family]))
+    rows: list[Row] = []
+    given: Counter[str] = Counter()
+    asked: set[tuple[int, str]] = set()
+    for turn in range(20 * SCENES):
+        seed = TEST + turn % SCENES
+        rng = np.random.default_rng([seed, 3, turn // SCENES, list(FAMILIES).index(family)])
+        question = FAMILIES[family](_scene(seed), rng)
+        if question is None or given[question.answer] == cap or (seed, question.text) in asked:
+            continue
+        given[question.answer] += 1
+        asked.add((seed, question.text))
+        rows.append(
+            {
+                "question_id": f"{family}-{len(rows):03d}",
+                "image_id": seed,
+                "question": question.text,
+                "answer": question.answer,
+            }
+        )
+        if len(rows) == QUESTIONS:
+            return rows
+    raise RuntimeError(f"{family}: only {len(rows)} of {QUESTIONS} questions, answers {dict(given)}")
+
+
+def images() -> list[Row]:
+    """Return every picture of the split as PNG."""
+    rows: list[Row] = []
+    for seed in range(TEST, TEST + SCENES):
+        file = io.BytesIO()
+        Image.fromarray(draw(_scene(seed))[0]).save(file, "PNG")
+        rows.append({"image_id": seed, "png": file.getvalue()})
+    return rows
+
+
+def main(out: Annotated[Path, typer.Option(help="the parquet files go here")] = FOLDER) -> None:
+    """Write the test split."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in {"images": images(), **{family: questions(family) for family in FAMILIES}}.items():
+        # PNG does not compress further, and uncompressed bytes do not depend on a codec's version.
+        pq.write_table(pa.Table.from_pylist(rows), out / f"{name}.parquet", compression="none")
+
+
+if __name__ == "__main__":
+    typer.run(main)
