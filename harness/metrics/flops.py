@@ -18,7 +18,7 @@ from typing import Any
 from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import VtbenchError
-from harness.metrics.counted import Layer, counted
+from harness.metrics.counted import Counted, Layer, counted
 from harness.metrics.overhead import method_cost
 from methods.interface import Stage
 from methods.schedule import TokensPerLayer
@@ -157,36 +157,60 @@ def count(
     Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
     operation that nothing counts.
     """
-    modules = counted(model)
-    if (len(tokens.vit), len(tokens.llm)) != (modules.shape.vit_layers, modules.shape.llm_layers):
+    return _count(
+        counted(model),
+        (tuple(tokens.vit),),
+        tuple(tokens.llm),
+        text_tokens,
+        stages=stages,
+        before_image=before_image,
+        text_encoder=text_encoder,
+        extra=extra,
+    )
+
+
+def _count(
+    modules: Counted,
+    vit: tuple[tuple[int, ...], ...],
+    llm: tuple[int, ...],
+    text_tokens: int,
+    *,
+    stages: Sequence[Stage],
+    before_image: int,
+    text_encoder: CLIPTextConfig | None,
+    extra: Mapping[str, int] | None,
+) -> Flops:
+    """Count a prompt with any number of images: vit one row an image, llm all of them."""
+    shape = modules.shape
+    if len(llm) != shape.llm_layers or any(len(image) != shape.vit_layers for image in vit):
         raise VtbenchError(
-            f"tokens: given for {len(tokens.vit)} ViT and {len(tokens.llm)} LLM layers; "
-            f"the model has {modules.shape.vit_layers} and {modules.shape.llm_layers}"
+            f"tokens: given for {', '.join(str(len(image)) for image in vit)} ViT and {len(llm)} LLM layers; "
+            f"the model has {shape.vit_layers} and {shape.llm_layers}"
         )
-    vision = [modules.cls + n for n in tokens.vit]
-    projected = leaving_vit(tokens, stages)
-    leaving = modules.cls + projected
-    inside = {cut.layer for stage in stages if stage.seam == "vit" and stage.inside for cut in stage.cuts}
-    after = [*vision[1:], leaving]
-    into_mlp = [after[i] if i in inside else n for i, n in enumerate(vision)]
-    llm = [text_tokens + n for n in tokens.llm]
+    projected = _leaving_vit(vit, llm[0], stages)
+    towers = [_tower(modules, image, leaving, stages) for image, leaving in zip(vit, projected, strict=True)]
+    layers = [sum(images, start=Layer()) for images in zip(*towers, strict=True)]
+    if not vit:
+        layers = [Layer()] * modules.all_layers
+    lengths = [text_tokens + n for n in llm]
     return Flops(
         basis="one sample",
         text_tokens=text_tokens,
-        patch_embedding=modules.patch_embedding,
-        pre_norm=modules.pre_norm,
-        vision=tuple(modules.vision_layer(i, n, m) for i, (n, m) in enumerate(zip(vision, into_mlp, strict=True))),
-        unread=tuple(modules.vision_layer(i, leaving, leaving) for i in range(len(vision), modules.all_layers)),
-        projector=modules.projector(projected),
-        decoder=tuple(modules.decoder_layer(i, n, n) for i, n in enumerate(llm)),
-        lm_head=modules.lm_head(llm[-1]),
-        decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(llm)),
+        patch_embedding=len(vit) * modules.patch_embedding,
+        pre_norm=len(vit) * modules.pre_norm,
+        vision=tuple(layers[: shape.vit_layers]),
+        unread=tuple(layers[shape.vit_layers :]),
+        projector=sum(modules.projector(n) for n in projected),
+        decoder=tuple(modules.decoder_layer(i, n, n) for i, n in enumerate(lengths)),
+        lm_head=modules.lm_head(lengths[-1]),
+        decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(lengths)),
         decode_head=modules.lm_head(1),
         unpadded=Fraction(PADDED_VOCABULARY.get(modules.vocabulary, modules.vocabulary), modules.vocabulary),
         extra=method_cost(
             modules,
             stages,
-            tokens,
+            vit,
+            llm,
             text_tokens,
             leaving_vit=projected,
             before_image=before_image,
@@ -196,17 +220,26 @@ def count(
     )
 
 
-def leaving_vit(tokens: TokensPerLayer, stages: Sequence[Stage]) -> int:
-    """Return the visual tokens that leave the ViT's last read layer: what the projector gets.
+def _tower(modules: Counted, entering: tuple[int, ...], leaving: int, stages: Sequence[Stage]) -> list[Layer]:
+    """Return the cost of every ViT layer that runs on an image, those that nothing reads at the end."""
+    inside = {cut.layer for stage in stages if stage.seam == "vit" and stage.inside for cut in stage.cuts}
+    unread = modules.all_layers - len(entering)
+    lengths = [modules.cls + n for n in (*entering, *[leaving] * (unread + 1))]
+    return [
+        modules.vision_layer(layer, lengths[layer], lengths[layer + 1 if layer in inside else layer])
+        for layer in range(modules.all_layers)
+    ]
 
-    They are those that enter the LLM, unless a stage cuts between the two.
+
+def _leaving_vit(vit: tuple[tuple[int, ...], ...], into_llm: int, stages: Sequence[Stage]) -> list[int]:
+    """Return the visual tokens of each image that leave the ViT's last read layer: what the projector gets.
+
+    Together they are those that enter the LLM, unless a stage cuts between the two; images share them evenly.
     """
-    between = any(stage.seam != "vit" and any(cut.layer == 0 for cut in stage.cuts) for stage in stages)
-    if not between:
-        return tokens.llm[0]
-    last = len(tokens.vit) - 1
-    inside = [c.tokens for s in stages if s.seam == "vit" and s.inside for c in s.cuts if c.layer == last]
-    return min([tokens.vit[-1], *inside])
+    if any(cut.layer == 0 for stage in stages if stage.seam != "vit" for cut in stage.cuts):
+        cuts = [(cut.layer + stage.inside, cut.tokens) for stage in stages if stage.seam == "vit" for cut in stage.cuts]
+        return [min([image[-1], *(tokens for before, tokens in cuts if before == len(image))]) for image in vit]
+    return [into_llm * (index + 1) // len(vit) - into_llm * index // len(vit) for index in range(len(vit))]
 
 
 def count_samples(
@@ -220,16 +253,20 @@ def count_samples(
 ) -> Flops:
     """Return the mean over samples of what `count` says for each one's realised tokens.
 
-    observations: mappings with "vit", "llm" (visual tokens that enter each layer) and "text_tokens". Attention is
-    quadratic, so the cost of mean lengths is not the mean cost. Each entry is rounded to an integer.
-    Errors: as `count`; VtbenchError without samples.
+    observations: mappings with "vit" (a list per image) and "llm", the visual tokens that enter each layer, and
+    "text_tokens". Attention is quadratic, so the cost of mean lengths is not the mean cost. Each entry is rounded to an
+    integer. Errors: as `count`; VtbenchError without samples.
     """
-    distinct = Counter((tuple(o["vit"]), tuple(o["llm"]), int(o["text_tokens"])) for o in observations)
+    distinct = Counter(
+        (tuple(tuple(image) for image in o["vit"]), tuple(o["llm"]), int(o["text_tokens"])) for o in observations
+    )
     samples = distinct.total()
     if not samples:
         raise VtbenchError("FLOPs: there are no samples to count")
-    each = partial(count, model, stages=stages, before_image=before_image, text_encoder=text_encoder, extra=extra)
-    counts = [(each(TokensPerLayer(vit, llm), text), weight) for (vit, llm, text), weight in distinct.items()]
+    each = partial(
+        _count, counted(model), stages=stages, before_image=before_image, text_encoder=text_encoder, extra=extra
+    )
+    counts = [(each(*lengths), weight) for lengths, weight in distinct.items()]
 
     def mean(values: Iterable[int]) -> int:
         return round(Fraction(sum(value * weight for value, (_, weight) in zip(values, counts, strict=True)), samples))
@@ -238,11 +275,12 @@ def count_samples(
         rows = zip(*(getattr(flops, name) for flops, _ in counts), strict=True)
         return tuple(Layer(*(mean(kind) for kind in zip(*row, strict=True))) for row in rows)
 
+    names = sorted({name for flops, _ in counts for name in flops.extra})
     return Flops(
         basis="every sample, then the mean",
         text_tokens=sum(text * weight for (_, _, text), weight in distinct.items()) / samples,
-        patch_embedding=counts[0][0].patch_embedding,
-        pre_norm=counts[0][0].pre_norm,
+        patch_embedding=mean(flops.patch_embedding for flops, _ in counts),
+        pre_norm=mean(flops.pre_norm for flops, _ in counts),
         vision=layers("vision"),
         unread=layers("unread"),
         projector=mean(flops.projector for flops, _ in counts),
@@ -251,5 +289,5 @@ def count_samples(
         decode=layers("decode"),
         decode_head=counts[0][0].decode_head,
         unpadded=counts[0][0].unpadded,
-        extra={name: mean(flops.extra[name] for flops, _ in counts) for name in counts[0][0].extra},
+        extra={name: mean(flops.extra.get(name, 0) for flops, _ in counts) for name in names},
     )

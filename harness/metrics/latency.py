@@ -62,19 +62,29 @@ def spread(raw: tuple[float, ...]) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure(
-    model: Any, inputs: Mapping[str, Tensor], *, warmup: int = 3, repeats: int = 10, decoded: int = 4
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    *,
+    warmup: int = 3,
+    repeats: int = 10,
+    decoded: int = 4,
+    forget: Callable[[], object] = lambda: None,
 ) -> Latency:
     """Time a prompt's prefill `repeats` times, and after each one `decoded` greedy tokens one by one.
 
     model: a Hugging Face VLM, attached or not; inputs: its processor's, batch 1, moved to its device here.
-    warmup: runs before that, of the same kind. Waits until no other timed section of this machine uses the device.
-    Errors: VtbenchError for another batch size or counts that measure nothing.
+    warmup: runs before that, of the same kind; forget: called before every prefill, untimed, to drop what an earlier
+    run of the same prompt would spare this one (IVTP's text features: `encoder.encode.cache_clear`). Waits until no
+    other timed section of this machine uses the device.
+    Errors: VtbenchError for another batch size or device, or counts that measure nothing.
     """
     if (batch := inputs["input_ids"].shape[0]) != 1:
         raise VtbenchError(f"latency: measured at batch 1, not {batch}")
     if warmup < 0 or repeats < 1 or decoded < 1:
         raise VtbenchError(f"latency: warmup {warmup}, repeats {repeats}, decoded {decoded}; allowed are 0+, 1+, 1+")
     device = model.device
+    if device.type not in ("cpu", "cuda"):
+        raise VtbenchError(f"latency: cannot time a {device.type!r} device; allowed are cpu, cuda")
     prompt = {
         name: value.to(device, model.dtype if value.is_floating_point() else None) for name, value in inputs.items()
     }
@@ -82,9 +92,11 @@ def measure(
     decode_ms: list[float] = []
     with device_to_itself(device):
         for _ in range(warmup):
+            forget()
             _prompt(model, prompt, decoded)
         others = _others_on_gpu(device) if device.type == "cuda" else _others_on_cpu()
         for _ in range(repeats):
+            forget()
             prefill, steps = _prompt(model, prompt, decoded)
             prefill_ms.append(prefill)
             decode_ms.extend(steps)

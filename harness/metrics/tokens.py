@@ -1,6 +1,6 @@
 """Visual tokens that really entered every layer, as means over samples."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -37,19 +37,24 @@ class Realised:
 def realised(observations: Collection[Mapping[str, Any]], nominal: int) -> Realised:
     """Return the means over samples.
 
-    observations: mappings with "visual_tokens", "vit", "llm", "text_tokens"; nominal: the budget that was asked for.
+    observations: mappings with "visual_tokens", "vit" (a list per image, which are summed), "llm", "text_tokens";
+    nominal: the budget that was asked for.
     Errors: VtbenchError without samples, ValueError where samples have different numbers of layers.
     """
     if not observations:
         raise VtbenchError("tokens: there are no samples to average over")
 
-    def layers(tower: str) -> tuple[float, ...]:
-        return tuple(fmean(column) for column in zip(*(sample[tower] for sample in observations), strict=True))
+    def layers(samples: Iterable[Sequence[int]]) -> tuple[float, ...]:
+        return tuple(fmean(column) for column in zip(*samples, strict=True))
+
+    depth = next((len(image) for sample in observations for image in sample["vit"]), 0)
+    none = [0] * depth
+    images = ([sum(layer) for layer in zip(none, *sample["vit"], strict=True)] for sample in observations)
 
     return Realised(
         nominal=nominal,
         into_llm=fmean(sample["visual_tokens"] for sample in observations),
-        vit=layers("vit"),
-        llm=layers("llm"),
+        vit=layers(images),
+        llm=layers(sample["llm"] for sample in observations),
         text=fmean(sample["text_tokens"] for sample in observations),
     )

@@ -179,7 +179,7 @@ def test_a_cut_at_the_input_leaves_the_projector_whole():
 
 def test_the_mean_over_samples_is_of_costs_not_of_lengths():
     one, other = tokens([16] * 3, [4] * 3), tokens([16] * 3, [12] * 3)
-    observations = [{"vit": t.vit, "llm": t.llm, "text_tokens": 5} for t in (one, other, other, one)]
+    observations = [{"vit": [t.vit], "llm": t.llm, "text_tokens": 5} for t in (one, other, other, one)]
     both = count_samples(small(), observations)
     parts = [count(small(), t, 5) for t in (one, other)]
     for convention in CONVENTIONS:
@@ -189,6 +189,24 @@ def test_the_mean_over_samples_is_of_costs_not_of_lengths():
         > count(small(), tokens([16] * 3, [8] * 3), 5).parts("macs")["decoder_attention"]
     )
     assert both.text_tokens == 5
+
+
+def test_images_attend_apart_in_the_vit_and_together_in_the_llm():
+    two = {"vit": [[16, 10, 10], [16, 12, 12]], "llm": [22, 22, 8], "text_tokens": 5}
+    both = count_samples(small(), [two])
+    one, other = count(small(), tokens([16, 10, 10], [10] * 3), 5), count(small(), tokens([16, 12, 12], [12] * 3), 5)
+    for layer, a, b in zip(both.vision, one.vision, other.vision, strict=True):
+        assert layer == a + b
+    assert both.patch_embedding == 2 * one.patch_embedding
+    assert both.projector == one.projector + other.projector
+    assert both.decoder == count(small(), tokens([16] * 3, [22, 22, 8]), 5).decoder
+
+
+def test_a_sample_without_images_costs_its_text():
+    text = count_samples(small(), [{"vit": [], "llm": [0, 0, 0], "text_tokens": 5}])
+    parts = text.parts("flops")
+    assert parts["vision"] == parts["projector"] == 0
+    assert parts["decoder_linear"] == 2 * 3 * 5 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
 
 
 def test_record():

@@ -47,6 +47,12 @@ def test_the_model_and_its_inputs_stay_as_they_were():
     assert all(torch.equal(inputs[name], before[name]) for name in before)
 
 
+def test_every_prefill_forgets_the_last_one():
+    forgotten = []
+    measure(small(), prompt(), warmup=2, repeats=3, decoded=1, forget=lambda: forgotten.append(True))
+    assert len(forgotten) == 5
+
+
 def test_record():
     record = Latency(
         clock="CPU time", exclusive=False, warmup=3, prefill_ms=(4.0, 1.0, 2.0, 3.0, 5.0), decode_ms=(7.0,)
@@ -130,6 +136,8 @@ def test_bad_input():
         measure(small(), two)
     with pytest.raises(VtbenchError, match="repeats 0"):
         measure(small(), prompt(), repeats=0)
+    with pytest.raises(VtbenchError, match="cannot time a 'meta' device; allowed are cpu, cuda"):
+        measure(small().to("meta"), prompt())
 
 
 @pytest.mark.gpu

@@ -41,6 +41,7 @@ METHODS = [
     method("tome", tokens=4),
     method("fastv", tokens=8),
     method("ivtp", tokens=4, group=2),
+    method("ivtp", tokens=4, group=1),
 ]
 
 
