@@ -36,8 +36,11 @@ _scene = cache(scene)
 
 
 def questions(family: str) -> list[Row]:
-    """Return a family's questions, none twice; no answer is given more often than its equal share, rounded up."""
-    cap = -(-QUESTIONS // len(ANSWERS[family]))
+    """Return a family's questions, none twice.
+
+    Every answer comes once before any comes again, so that the first so many questions are balanced too.
+    """
+    answers = ANSWERS[family]
     rows: list[Row] = []
     given: Counter[str] = Counter()
     asked: set[tuple[int, str]] = set()
@@ -45,7 +48,7 @@ def questions(family: str) -> list[Row]:
         seed = TEST + turn % SCENES
         rng = np.random.default_rng([seed, 3, turn // SCENES, list(FAMILIES).index(family)])
         question = FAMILIES[family](_scene(seed), rng)
-        if question is None or given[question.answer] == cap or (seed, question.text) in asked:
+        if question is None or (seed, question.text) in asked or given[question.answer] > len(rows) // len(answers):
             continue
         given[question.answer] += 1
         asked.add((seed, question.text))
