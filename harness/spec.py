@@ -1,0 +1,291 @@
+"""Reads a sweep file and expands it to frozen trials, each with an id made of everything that can change its numbers.
+
+Every key is in sweeps/README.md. Mistakes are VtbenchErrors of one line: the file, the key, what is allowed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.errors import VtbenchError
+from harness.fingerprint import fingerprint
+from harness.pocket import WEIGHTS
+from harness.reading import explain, read_mapping, suggest
+from methods import METHODS
+from methods.interface import Method
+
+# Raise it when the code measures anything differently: every id changes with it, so that every trial runs again.
+PROTOCOL = 1
+
+OWN_TASKS = Path(__file__).parent / "lmms" / "pocketvqa"
+
+Measure = Literal["accuracy", "flops", "latency", "memory", "tokens"]
+MEASURES: tuple[Measure, ...] = ("accuracy", "flops", "latency", "memory", "tokens")
+
+
+def _as_axis(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{value!r} is there twice")
+    return values
+
+
+T = TypeVar("T")
+Name = Annotated[str, Field(min_length=1)]
+Axis = Annotated[tuple[T, ...], BeforeValidator(_as_axis), Field(min_length=1), AfterValidator(_distinct)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Trial(_Frozen):
+    """One cell of a sweep: a model with a method on a task."""
+
+    model: str
+    task: str
+    method: str
+    parameters: dict[str, Any]  # complete, defaults filled in
+    limit: int | None  # samples of each leaf task, None = all
+    seed: int
+    dtype: str
+    attention: str
+    batch_size: int
+    text_encoder: str | None
+    trust_remote_code: bool
+    measure: tuple[Measure, ...]
+    content: dict[str, str]  # fingerprints of the model's and the task's files, where they are local
+    protocol: int = PROTOCOL
+
+    @property
+    def id(self) -> str:
+        """The first 16 hex digits of a hash of all fields."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def warm_key(self) -> tuple[str, str, str, bool]:
+        """What a worker's model depends on."""
+        return self.model, self.dtype, self.attention, self.trust_remote_code
+
+    @property
+    def label(self) -> str:
+        """The method with its budget and the parameters that are not defaults, and the task."""
+        defaults = {field.name: field.default for field in fields(METHODS[self.method])}
+        words = [self.method]
+        for name, value in self.parameters.items():
+            if name == "tokens":
+                words.insert(1, str(value))
+            elif value != defaults[name]:
+                words.append(f"{name}={value}")
+        return f"{' '.join(words)} on {self.task}"
+
+    def make_method(self) -> Method:
+        """Return the method itself."""
+        return METHODS[self.method](**self.parameters)
+
+
+class Resources(_Frozen):
+    """What Ray reserves for a trial."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class Axes(_Frozen):
+    """A sweep file's keys."""
+
+    name: Name | None = None
+    description: str = ""
+    model: Axis[Name]
+    tasks: Axis[Name]
+    methods: Annotated[tuple[Any, ...], BeforeValidator(_as_axis), Field(min_length=1)]
+    tokens: Axis[Annotated[int, Field(ge=1)]] | None = None
+    limit: Axis[Annotated[int, Field(ge=1)] | None] = (None,)
+    seed: Axis[Annotated[int, Field(ge=0)]] = (0,)
+    dtype: Axis[Literal["float32", "bfloat16", "float16"]] = ("float32",)
+    attention: Axis[Literal["sdpa", "eager"]] = ("sdpa",)
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    text_encoder: Name | None = None
+    trust_remote_code: bool = False
+    measure: Axis[Measure] = MEASURES
+    resources: Resources = Resources()
+
+
+class MethodAxes(NamedTuple):
+    """A method with the values of each of its parameters, and where the file says so."""
+
+    place: str
+    name: str
+    values: dict[str, tuple[Any, ...]]
+
+    def parameters(self) -> Iterator[dict[str, Any]]:
+        """Yield every combination, defaults filled in. Errors: VtbenchError for values that the method refuses."""
+        for combination in product(*self.values.values()):
+            with self.blame():
+                yield asdict(METHODS[self.name](**dict(zip(self.values, combination, strict=True))))
+
+    @contextmanager
+    def blame(self) -> Iterator[None]:
+        """Turn a method's ValueError, which starts with a parameter's name, into one that says where in the file."""
+        try:
+            yield
+        except ValueError as error:
+            parameter, _, rest = str(error).partition(": ")
+            known = rest and parameter in {field.name for field in fields(METHODS[self.name])}
+            raise VtbenchError(f"{self.place}{'.' if known else ': '}{error}") from None
+
+
+class Sweep(NamedTuple):
+    """A grid of trials."""
+
+    path: Path
+    name: str
+    axes: Axes
+    methods: tuple[MethodAxes, ...]
+
+    def cells(self) -> Iterator[tuple[MethodAxes, Trial]]:
+        """Expand the grid, models outermost."""
+        axes = self.axes
+        grid = product(axes.model, axes.dtype, axes.attention, axes.tasks, axes.limit, axes.seed, self.methods)
+        for model, dtype, attention, task, limit, seed, method in grid:
+            for parameters in method.parameters():
+                trial = Trial(
+                    model=model,
+                    task=task,
+                    method=method.name,
+                    parameters=parameters,
+                    limit=limit,
+                    seed=seed,
+                    dtype=dtype,
+                    attention=attention,
+                    batch_size=axes.batch_size,
+                    text_encoder=axes.text_encoder,
+                    trust_remote_code=axes.trust_remote_code,
+                    measure=tuple(measure for measure in MEASURES if measure in axes.measure),
+                    content=_content(model, task),
+                )
+                yield method, trial
+
+    def trials(self) -> list[Trial]:
+        """Return the trials in the order of the file; one that the grid holds twice comes once."""
+        return list({trial.id: trial for _, trial in self.cells()}.values())
+
+
+def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
+    """Read a sweep file; `limit` replaces its own. Errors: VtbenchError; models and tasks are not looked for."""
+    raw = read_mapping(path)
+    if limit is not None:
+        raw["limit"] = limit
+    try:
+        axes = Axes.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = Axes.model_fields if len(first["loc"]) == 1 else Resources.model_fields
+        raise VtbenchError(f"{path}:{_key(first['loc'], raw)}: {explain(first, known)}") from None
+    name = axes.name or path.stem
+    if name in (".", "..") or Path(name).name != name:
+        raise VtbenchError(f"{path}:name: {name!r} is not possible; it names a folder, so no slashes")
+    methods = []
+    for index, entry in enumerate(axes.methods):
+        place = f"{path}:methods" + (f"[{index}]" if isinstance(raw["methods"], list) else "")
+        methods.append(_method_axes(place, entry, axes.tokens))
+        list(methods[-1].parameters())
+    return Sweep(path, name, axes, tuple(methods))
+
+
+def check(sweep: Sweep) -> None:
+    """Look for every model and task and try every budget, so that a sweep fails before anything of it has run.
+
+    Reads no weights. Errors: VtbenchError.
+    """
+    from harness.lmms.tasks import manager_for
+    from harness.model.load import shape_of
+
+    shapes = {}
+    for model in sweep.axes.model:
+        with _blame(f"{sweep.path}:model"):
+            shapes[model] = shape_of(model, trust_remote_code=sweep.axes.trust_remote_code)
+    for task in sweep.axes.tasks:
+        with _blame(f"{sweep.path}:tasks"):
+            manager_for(task)
+    for method, trial in sweep.cells():
+        with method.blame():
+            trial.make_method().stages(shapes[trial.model])
+
+
+@contextmanager
+def _blame(place: str) -> Iterator[None]:
+    try:
+        yield
+    except VtbenchError as error:
+        raise VtbenchError(f"{place}: {error}") from None
+
+
+def _key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
+    """Write pydantic's location as the file has it, without the list that a scalar was taken for."""
+    key = str(location[0])
+    value = raw.get(key)
+    for step in location[1:]:
+        if isinstance(value, list) and isinstance(step, int):
+            key += f"[{step}]"
+        elif isinstance(value, dict):
+            key += f".{step}"
+    return key
+
+
+def _method_axes(place: str, entry: object, tokens: tuple[int, ...] | None) -> MethodAxes:
+    """Read one entry of `methods`. Errors: VtbenchError for an unknown method, parameter or value."""
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        wanted = "a name, or {name: {parameter: values}}"
+        raise VtbenchError(f"{place}: {entry!r} is not possible; it should be {wanted}")
+    name, given = next(iter(entry.items()))
+    if name not in METHODS:
+        raise VtbenchError(f"{place}: {name!r} is not a method; {suggest(name, METHODS)}")
+    place = f"{place}.{name}"
+    given = {} if given is None else given
+    known = {field.name: field for field in fields(METHODS[name])}
+    if not isinstance(given, dict):
+        raise VtbenchError(f"{place}: {given!r} is not possible; it should be a mapping of {', '.join(known)}")
+    for parameter in given:
+        if parameter not in known:
+            raise VtbenchError(f"{place}.{parameter}: is not a parameter; {suggest(parameter, known)}")
+    if "tokens" in known and tokens is not None:
+        given = {"tokens": list(tokens)} | given
+    for field in known.values():
+        if field.name not in given and field.default is MISSING:
+            raise VtbenchError(f"{place}.{field.name}: is missing")
+    types = get_type_hints(METHODS[name])
+    return MethodAxes(
+        place,
+        name,
+        {parameter: _values(f"{place}.{parameter}", types[parameter], given[parameter]) for parameter in given},
+    )
+
+
+def _values(place: str, kind: Any, given: object) -> tuple[Any, ...]:
+    try:
+        axis: tuple[Any, ...] = TypeAdapter(Axis[kind]).validate_python(given, strict=True)
+    except ValidationError as error:
+        raise VtbenchError(f"{place}: {explain(error.errors()[0])}") from None
+    return axis
+
+
+def _content(model: str, task: str) -> dict[str, str]:
+    folders = {"model": WEIGHTS if model == "pocket" else Path(model)}
+    if task.startswith("pocket"):
+        folders["task"] = OWN_TASKS
+    return {name: fingerprint(folder) for name, folder in folders.items() if folder.is_dir()}

@@ -1,0 +1,111 @@
+"""The results folder: `<sweep>/<trial id>/{trial.yaml, samples.parquet, record.json}`.
+
+`record.json` is written last and atomically, so its presence means that the trial is done. A trial that failed has
+`failure.json` instead. Needs no torch: reports are made from here.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+if TYPE_CHECKING:
+    from harness.spec import Trial
+
+
+class Store:
+    """One sweep's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self, trial_id: str) -> bool:
+        """Whether the trial has its record."""
+        return (self.folder / trial_id / "record.json").exists()
+
+    def write(self, trial: "Trial", record: dict[str, Any], samples: pd.DataFrame | None) -> None:
+        """Write a finished trial, its record last. Errors: ValueError for NaN in the record, OSError."""
+        folder = self._begin(trial)
+        if samples is not None:
+            write_atomically(folder / "samples.parquet", lambda path: samples.to_parquet(path, index=False))
+        write_json(folder / "record.json", record)
+        (folder / "failure.json").unlink(missing_ok=True)
+
+    def fail(self, trial: "Trial", error: str, traceback: str) -> None:
+        """Note why a trial failed; the next run tries it again."""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self._begin(trial) / "failure.json", {"error": error, "traceback": traceback, "when": when})
+
+    def _begin(self, trial: "Trial") -> Path:
+        folder = self.folder / trial.id
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomically(folder / "trial.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        return folder
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished trials, by id."""
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/record.json"))]
+
+    def samples(self, trial_id: str) -> pd.DataFrame | None:
+        """Return a finished trial's samples, None where it has none."""
+        path = self.folder / trial_id / "samples.parquet"
+        return pd.read_parquet(path) if path.exists() else None
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return {"id", "trial", "failure": {"error", "traceback", "when"}} of all failed trials, by id."""
+        return [
+            {
+                "id": path.parent.name,
+                "trial": yaml.safe_load((path.parent / "trial.yaml").read_text(encoding="utf-8")),
+                "failure": json.loads(path.read_text(encoding="utf-8")),
+            }
+            for path in sorted(self.folder.glob("*/failure.json"))
+            if not self.done(path.parent.name)
+        ]
+
+    def gather(self) -> Path:
+        """Write `trials.parquet` and return its path.
+
+        One row a trial, with its "status", done or failed; nested keys are joined by dots, lists are JSON.
+        """
+        rows = [{"status": "done", **record} for record in self.records()]
+        rows += [{"status": "failed", **failure} for failure in self.failures()]
+        table = pd.json_normalize(rows)
+        for column in [name for name in table if table[name].dtype == object]:
+            kinds = {type(value) for value in table[column] if value is not None and value == value}
+            if list in kinds:
+                table[column] = table[column].map(lambda value: json.dumps(value) if isinstance(value, list) else None)
+            elif len(kinds) > 1:
+                table[column] = table[column].map(str, na_action="ignore")
+        path = self.folder / "trials.parquet"
+        write_atomically(path, lambda partial: table.to_parquet(partial, index=False))
+        return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically. Errors: ValueError for NaN and infinities, which JSON has not."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a temporary file written beside the path, flush it to disk and rename it into place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # mkstemp's files are the owner's alone
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

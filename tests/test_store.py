@@ -1,0 +1,104 @@
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness import store
+from harness.spec import Trial, load_sweep
+from harness.store import Store, write_atomically
+
+SAMPLES = pd.DataFrame({"doc_id": [0, 1], "answer": ["a", "é"], "score": [1.0, 0.0]})
+
+
+@pytest.fixture
+def trials(tmp_path) -> list[Trial]:
+    path = tmp_path / "x.yaml"
+    path.write_text("model: m\ntasks: t\ntokens: 64\nmethods: [full, topk, {ivtp: {group: [2, 3]}}]\n")
+    return load_sweep(path).trials()
+
+
+def record(trial: Trial, **more: object) -> dict[str, object]:
+    return {"schema": 1, "id": trial.id, "trial": trial.model_dump(mode="json"), "scores": None, **more}
+
+
+def test_a_written_trial_is_done_and_reads_back(tmp_path, trials):
+    kept = Store(tmp_path / "results" / "x")
+    trial = trials[-1]
+    assert not kept.done(trial.id) and kept.records() == [] and kept.failures() == []
+    kept.write(trial, record(trial), SAMPLES)
+    assert kept.done(trial.id)
+    assert kept.records() == [record(trial)]
+    pd.testing.assert_frame_equal(kept.samples(trial.id), SAMPLES)
+    folder = tmp_path / "results" / "x" / trial.id
+    assert sorted(path.name for path in folder.iterdir()) == ["record.json", "samples.parquet", "trial.yaml"]
+    assert Trial.model_validate(yaml.safe_load((folder / "trial.yaml").read_text()), strict=False) == trial
+
+
+def test_a_failure_is_kept_until_the_trial_succeeds(tmp_path, trials):
+    kept = Store(tmp_path)
+    kept.fail(trials[0], "ValueError: no", "Traceback …")
+    (failure,) = kept.failures()
+    assert (failure["id"], failure["failure"]["error"], failure["trial"]["method"]) == (
+        trials[0].id,
+        "ValueError: no",
+        "full",
+    )
+    assert not kept.done(trials[0].id)
+    kept.write(trials[0], record(trials[0]), None)
+    assert kept.failures() == [] and kept.done(trials[0].id) and kept.samples(trials[0].id) is None
+
+
+@pytest.mark.parametrize("broken", ["samples", "record"])
+def test_a_trial_that_could_not_be_written_whole_is_not_done(tmp_path, trials, broken, monkeypatch):
+    written = []
+
+    def write(path, *args):
+        written.append(path.name)
+        if path.stem == broken:
+            raise OSError("no space left on device")
+        return write_atomically(path, *args)
+
+    monkeypatch.setattr(store, "write_atomically", write)
+    with pytest.raises(OSError, match="no space"):
+        Store(tmp_path).write(trials[0], record(trials[0]), SAMPLES)
+    assert not Store(tmp_path).done(trials[0].id)
+    assert written == ["trial.yaml", "samples.parquet", "record.json"][: len(written)]
+
+
+def test_nan_never_enters_a_record(tmp_path, trials):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Store(tmp_path).write(trials[0], record(trials[0], latency=float("nan")), SAMPLES)
+    assert not Store(tmp_path).done(trials[0].id)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(partial):
+        partial.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, write)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_trials_are_gathered_one_a_row(tmp_path, trials):
+    kept = Store(tmp_path)
+    full, topk, two, _ = trials
+    latency = {"clock": "CPU time", "prefill_ms": {"median": 2.5, "raw": [2.0, 3.0]}}
+    kept.write(full, record(full, latency=None), SAMPLES)
+    kept.write(two, record(two, latency=latency), SAMPLES)
+    kept.fail(topk, "RuntimeError: out of memory", "")
+    table = pd.read_parquet(kept.gather()).set_index("id")
+    assert table.status.to_dict() == {full.id: "done", two.id: "done", topk.id: "failed"}
+    assert table.loc[two.id, "trial.parameters.group"] == 2
+    assert table.loc[two.id, "latency.prefill_ms.median"] == 2.5
+    assert json.loads(table.loc[two.id, "latency.prefill_ms.raw"]) == [2.0, 3.0]
+    assert table.loc[topk.id, "failure.error"] == "RuntimeError: out of memory"
+
+
+def test_an_empty_sweep_is_gathered_too(tmp_path):
+    assert len(pd.read_parquet(Store(tmp_path).gather())) == 0
