@@ -1,8 +1,8 @@
 """Names the modules of each architecture; the only file that knows them."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
 from transformers import CLIPVisionModel, LlamaModel, LlavaForConditionalGeneration, PreTrainedModel
 
 from harness.errors import VtbenchError
@@ -11,14 +11,14 @@ from methods.interface import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """The parts of a model that the engine touches."""
+    """The parts of a model that the engine touches; modules, typed `Any` since only this file knows their classes."""
 
-    core: nn.Module  # takes input_ids and images, runs the LLM without its head
-    vision: nn.Module
-    vit_layers: nn.ModuleList
-    projector: nn.Module
-    llm: nn.Module
-    llm_layers: nn.ModuleList
+    core: Any  # takes input_ids and images, runs the LLM without its head
+    vision: Any
+    vit_layers: Any
+    projector: Any
+    llm: Any
+    llm_layers: Any
     image_token: int
     shape: Shape
 
@@ -53,7 +53,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     )
 
 
-def shape_of_config(config) -> Shape:  # type: ignore[no-untyped-def]
+def shape_of_config(config: Any) -> Shape:
     """Return the shape of a LLaVA config."""
     vision, layer = config.vision_config, config.vision_feature_layer
     return Shape(

@@ -12,7 +12,7 @@ from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
+from transformers import AutoTokenizer, Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy, anatomy
@@ -78,10 +78,10 @@ class Attached:
         if images is None and pixels is not None:
             images = core.get_image_features(pixel_values=pixels, return_dict=True)
         features = [] if images is None else list(images.pooler_output)
-        if len(features) != len(rows):
+        if len(features) != len(rows) or (features and len(features) != len(self.vision.patch)):
             raise VtbenchError(
-                f"prompt: {len(features)} images for {len(rows)} places; beam search and several sequences for one "
-                "prompt are not possible under attach"
+                f"prompt: {len(features)} images for {len(rows)} places; allowed is one for each, so no beam search "
+                "and no several sequences for one prompt"
             )
         mask = kwargs.pop("attention_mask", None)
         mask = torch.ones_like(input_ids) if mask is None else mask
@@ -91,6 +91,8 @@ class Attached:
             visual, patch, size = torch.stack(features).to(embeddings), vision.patch, vision.size
         else:
             visual, patch, size = embeddings.new_zeros(0, 0, embeddings.shape[-1]), slots[:, :0], slots[:, :0].float()
+        if cache is None and kwargs.get("use_cache", parts.llm.config.use_cache):
+            cache = kwargs["past_key_values"] = DynamicCache(config=parts.llm.config)
         frame, embedded = splice(
             parts, embeddings, mask, slots, rows, visual, patch, size, self.inputs, contiguous=self.contiguous
         )
@@ -165,7 +167,7 @@ def attach(
     except ValueError as error:
         raise VtbenchError(f"{method.name}: {error}") from None
     if any("rider_rollout" in stage.needs for stage in stages):
-        name = model.config.name_or_path
+        name = str(model.config.name_or_path)
         if text_encoder is None:
             text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
         tokenizer = AutoTokenizer.from_pretrained(name) if tokenizer is None else tokenizer

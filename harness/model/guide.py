@@ -18,8 +18,8 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, l
     behind the last "USER:", if there is one, and before the last "ASSISTANT:" behind that. Ranges come from decoding
     every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole.
     """
-    ends = [len(tokenizer.decode(ids[: stop + 1], skip_special_tokens=True)) for stop in range(len(ids))]
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+    prefixes = [str(tokenizer.decode(ids[: stop + 1], skip_special_tokens=True)) for stop in range(len(ids))]
+    ends, text = [len(prefix) for prefix in prefixes], prefixes[-1] if prefixes else ""
     turn = re.search(r"(?s:.*)USER\s*:", text)
     begin = turn.end() if turn else 0
     answer = re.search(r"(?s:.*)(ASSISTANT\s*:)", text[begin:])

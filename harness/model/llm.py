@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
@@ -26,6 +26,10 @@ class Language:
     past: int  # new tokens that the cache holds already
     rider: Rider | None = None
     rider_position: Tensor  # [M] under `original` positions
+    arranged: tuple[Frame, dict[str, Any]] | None  # the latest frame's mask and rotary embeddings
+    heard: Projections | None  # of the layer just run, if a cut needs them; with that layer and its rotary embeddings
+    layer: Any
+    embedding: tuple[Tensor, Tensor]
 
     def __init__(self, anatomy: Anatomy, stages: list[Stage], *, contiguous: bool) -> None:
         self.anatomy, self.contiguous = anatomy, contiguous
@@ -36,7 +40,7 @@ class Language:
     def forward(
         self,
         index: int,
-        layer: nn.Module,
+        layer: Any,
         run: Callable[..., Tensor],
         x: Tensor,
         *,
@@ -71,8 +75,7 @@ class Language:
     def _listens(self, index: int) -> bool:
         if self.rides:
             return index < self.last_cut
-        stage, _ = self.cuts.get(index + 1, (None, None))
-        return stage is not None and bool(stage.needs)
+        return index + 1 in self.cuts and bool(self.cuts[index + 1][0].needs)
 
     def _behind(self, frame: Frame) -> Tensor:
         """Return the position [M] right behind each image."""
@@ -108,8 +111,7 @@ class Language:
     def begin(self, ledger: Ledger, *, prefill: bool, past: int) -> None:
         """Start a pass through the LLM."""
         self.ledger, self.prefill, self.past = ledger, prefill, past
-        self.arranged: tuple[Frame, dict[str, Any]] | None = None
-        self.heard: Projections | None = None
+        self.arranged = self.heard = None
 
     def _cut(self, index: int, x: Tensor) -> Tensor:
         stage, cut = self.cuts[index]
@@ -128,7 +130,9 @@ class Language:
                 assert self.rider is not None
                 attention = self.rider.rollout(frame)
             elif "last_row" in stage.needs:
-                q = rotate(heads(self.heard.q[:, -1:], module.head_dim), tuple(e[:, -1:] for e in self.embedding))
+                q = rotate(
+                    heads(self.heard.q[:, -1:], module.head_dim), (self.embedding[0][:, -1:], self.embedding[1][:, -1:])
+                )
                 k = rotate(heads(self.heard.k, module.head_dim), self.embedding)
                 hidden = torch.finfo(torch.float32).min * (~frame.valid).float()
                 row = row_attention(q[:, :, 0], k, hidden, module.scaling)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -13,7 +14,6 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    ProcessorMixin,
 )
 
 from harness.errors import VtbenchError
@@ -27,13 +27,13 @@ class Loaded:
     """A model in eval mode with its processor, which a random shape without a tokenizer has not."""
 
     name: str
-    model: LlavaForConditionalGeneration
-    processor: ProcessorMixin | None
+    model: Any  # LlavaForConditionalGeneration
+    processor: Any  # LlavaProcessor or None
     shape: Shape
 
 
 def _llava_1_5(width: int, mlp: int, layers: int, heads: int) -> LlavaConfig:
-    return LlavaConfig(
+    return LlavaConfig(  # type: ignore[call-arg]  # mypy misses the attribute map
         vision_config=CLIPVisionConfig(
             hidden_size=1024,
             intermediate_size=4096,
@@ -108,6 +108,7 @@ def load(
     config = config_of(name, trust_remote_code=trust_remote_code)
     transformers.utils.logging.disable_progress_bar()
     folder = str(WEIGHTS) if name in ("pocket", "random:pocket") else name
+    model: Any
     try:
         if name in RANDOM:
             model = _random(config, dtype, attention, device)
@@ -118,7 +119,8 @@ def load(
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
-            ).to(device)
+            )
+            model = model.to(device)
         has_processor = name not in RANDOM or name == "random:pocket"
         processor = (
             AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code) if has_processor else None

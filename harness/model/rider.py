@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.model.ledger import Frame
 from harness.model.probe import Projections, heads, mean_attention, overhear, row_attention
@@ -37,9 +37,9 @@ class Rider:
 
     def ride(
         self,
-        layer: nn.Module,
+        layer: Any,
         run: Callable[..., Tensor],
-        rotary: nn.Module,
+        rotary: Callable[..., tuple[Tensor, Tensor]],
         frame: Frame,
         position: Tensor,
         heard: Projections,

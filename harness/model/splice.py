@@ -41,9 +41,9 @@ def splice(
     """Return frame 0 and the embeddings [B, L', D] that enter the LLM.
 
     features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Stages at the
-    input seam reduce them further. Under `original` positions a token keeps the position of its own patch's placeholder.
+    input seam reduce them further. Under `original` positions a token keeps that of its own patch's placeholder.
     """
-    for stage in stages:
+    for stage in stages if len(features) else []:
         for cut in stage.cuts:
             reduced = stage.reduce(View(x=features, size=size), cut.tokens)
             index = reduced.index.clamp(min=0)

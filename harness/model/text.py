@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class TextEncoder:
     Beyond the tower's context (77 tokens) a text is not read: those tokens have no features.
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.encode = lru_cache(maxsize=4096)(self._encode)
 
@@ -54,11 +55,11 @@ def default_text_encoder(model_name: str) -> str:
 def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextEncoder:
     """Return a text encoder by hub id or folder, one copy a process. Errors: VtbenchError when there is none."""
     try:
-        model = CLIPModel.from_pretrained(name, dtype=dtype, use_safetensors=True).to(device).eval()
+        model: Any = CLIPModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise VtbenchError(
             f"text_encoder: {name} cannot be loaded; allowed are a CLIP's hub id or local folder with safetensors "
             f"({str(error).splitlines()[0]})"
         ) from None
-    return TextEncoder(model, tokenizer)
+    return TextEncoder(model.to(device).eval(), tokenizer)

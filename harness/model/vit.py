@@ -8,7 +8,7 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.model.anatomy import Anatomy
 from harness.model.probe import Projections, heads, mean_attention, overhear, row_attention, value_norm
@@ -37,7 +37,7 @@ class Vision:
                 (self.inside if stage.inside else self.before).setdefault(cut.layer, []).append((stage, cut))
         self.lower: list[Tensor] = []
 
-    def forward(self, index: int, layer: nn.Module, x: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
+    def forward(self, index: int, layer: Any, x: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
         """Run one layer with its cuts. A cut before layer l is made at the end of layer l − 1, so that the features
         that LLaVA reads there are cut too.
         """
@@ -91,7 +91,7 @@ class Vision:
         cuts: list[tuple[Stage, Cut]],
         layer_index: int,
         x: Tensor,
-        layer: nn.Module | None,
+        layer: Any,
         heard: Projections | None,
         bias: Tensor | None = None,
     ) -> Tensor:
@@ -108,7 +108,7 @@ class Vision:
         stage: Stage,
         layer_index: int,
         x: Tensor,
-        layer: nn.Module | None,
+        layer: Any,
         heard: Projections | None,
         bias: Tensor | None,
     ) -> View:
@@ -138,7 +138,7 @@ class Vision:
             random=self._random(layer_index) if "random" in stage.needs else None,
         )
 
-    def _matrix(self, layer: nn.Module, heard: Projections, bias: Tensor | None) -> Tensor:
+    def _matrix(self, layer: Any, heard: Projections, bias: Tensor | None) -> Tensor:
         added = heard.k.new_zeros(1, 1, 1) if bias is None else bias[:, 0]
         width = layer.self_attn.head_dim
         return mean_attention(heads(heard.q, width), heads(heard.k, width), added, layer.self_attn.scale)

@@ -52,7 +52,7 @@ def llava_config(vocabulary: int, image: int, start: int, end: int, pad: int) ->
         pad_token_id=pad,
         tie_word_embeddings=False,
     )
-    return LlavaConfig(
+    return LlavaConfig(  # type: ignore[call-arg]  # mypy misses the attribute map
         vision_config=vision_config(),
         text_config=text,
         image_token_id=image,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from harness.pocket import optimizing
-from harness.pocket.architecture import HEADS, llava_config
+from harness.pocket.architecture import HEADS, WIDTH, llava_config
 from harness.pocket.questions import FAMILIES, Question, describe
 from harness.pocket.scenes import GRID, Scene, draw, patch_owners, scene
 from harness.pocket.train_vision import forward, pixels
@@ -31,7 +31,7 @@ class Features:
 
     def __init__(self, clip: CLIPModel, first: int, count: int) -> None:
         self.scenes = [scene(first + index) for index in range(count)]
-        self.features = torch.empty(count, PATCHES, clip.config.vision_config.hidden_size, dtype=torch.float16)
+        self.features = torch.empty(count, PATCHES, WIDTH, dtype=torch.float16)
         self.owners = np.empty((count, PATCHES), np.int8)
         everything = torch.arange(PATCHES).expand(1, -1)
         with torch.inference_mode():
@@ -58,12 +58,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast, clip: CLIPModel) -> LlavaForCo
     Per head Q = K, orthonormal × 1.3; O = Vᵀ × 0.6; lm_head = 0.25 × embeddings: attention starts by looking for what
     is like itself and copies it.
     """
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    image = tokenizer.vocab["<image>"]
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = LlavaForConditionalGeneration(llava_config(len(tokenizer), image, *special))
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     llm = model.model.language_model
-    width = model.config.text_config.hidden_size
+    width: int = llm.config.hidden_size
     with torch.no_grad():
         llm.embed_tokens.weight.normal_(0, 0.5)
         model.lm_head.weight.copy_(0.25 * llm.embed_tokens.weight)
@@ -160,7 +160,10 @@ def pack(
             group += [number] * (len(asked) + len(answer) - 1)
             position += range(len(prefix) + PATCHES, len(prefix) + PATCHES + len(asked) + len(answer) - 1)
             target += [*[-100] * (len(asked) - 1), *answer]
-        ids.append(row), positions.append(position), owner.append(group), targets.append(target)
+        ids.append(row)
+        positions.append(position)
+        owner.append(group)
+        targets.append(target)
     L = max(map(len, ids))
     tokens, places, groups, wanted = (
         torch.tensor([row + [fill] * (L - len(row)) for row in rows])

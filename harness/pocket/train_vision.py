@@ -146,11 +146,12 @@ def text_losses(model: CLIPModel, cls: Tensor, batch: dict[str, Tensor]) -> tupl
     """
     image = F.normalize(model.visual_projection(model.vision_model.post_layernorm(cls)), dim=-1)
     texts = torch.cat([batch["caption"], batch["question"]])
-    width = int((texts != model.config.text_config.eos_token_id).sum(1).max()) + 1
+    eos: int = model.text_model.config.eos_token_id
+    width = int(texts.ne(eos).sum(1).max()) + 1
     texts = texts[:, :width]
     tokens = F.normalize(model.text_projection(model.text_model(texts).last_hidden_state), dim=-1)
     captions, questions = tokens.chunk(2)
-    end = (batch["caption"] == model.config.text_config.eos_token_id).int().argmax(1)
+    end = batch["caption"].eq(eos).int().argmax(1)
     sentence = captions[torch.arange(len(end)), end]
     logits = image @ sentence.T * model.logit_scale.exp().clamp(max=30)
     target = torch.arange(len(image))

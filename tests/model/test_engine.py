@@ -1,0 +1,362 @@
+"""The engine's invariants, for every method in the table: a new method is tested by being listed."""
+
+import hashlib
+
+import pytest
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    StaticCache,
+)
+
+from harness.errors import VtbenchError
+from harness.model.anatomy import anatomy
+from harness.model.attach import attach
+from harness.model.text import TextEncoder
+from harness.pocket.tokenization import clip_tokenizer, llm_tokenizer
+from methods import METHODS, method
+from methods.schedule import tokens_per_layer
+from tests.reference import Reference
+
+PATCHES, NEW = 36, 5
+TOKENIZER = llm_tokenizer()
+QUESTIONS = ["what color is the small object?", "is there a red circle in the picture?", "where is the ring?"]
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "image_size": 60,
+    "patch_size": 10,
+    "projection_dim": 16,
+}
+
+
+def build(seed: int = 0, attention: str = "sdpa") -> LlavaForConditionalGeneration:
+    image, pad = (TOKENIZER.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
+    text = LlamaConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=pad,
+        bos_token_id=TOKENIZER.bos_token_id,
+        eos_token_id=None,
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=PATCHES
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.25 if parameter.ndim > 1 else 0.1
+            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale, generator=generator)
+    model.set_attn_implementation(attention)
+    return model
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    tokenizer = clip_tokenizer(QUESTIONS)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=VISION, projection_dim=16)
+    return TextEncoder(CLIPModel(config).eval(), tokenizer)
+
+
+def prompt(question: str, images: int = 1, before: str = "") -> list[int]:
+    return TOKENIZER(f"USER: {before}{('<image>' * PATCHES + ' ') * images}{question} ASSISTANT:")["input_ids"]
+
+
+ROWS = [
+    prompt(QUESTIONS[0]),
+    prompt(QUESTIONS[1], before="the picture is above ."),
+    prompt(QUESTIONS[2], images=2),
+    prompt("how many red circles are there?", images=0),
+]
+IMAGES = torch.randn(4, 3, 60, 60, generator=torch.Generator().manual_seed(1))
+PER_ROW = [1, 1, 2, 0]
+
+
+def batch(rows: list[list[int]] = ROWS, images: torch.Tensor = IMAGES, side: str = "left") -> dict[str, torch.Tensor]:
+    length = max(map(len, rows))
+    pads = [[TOKENIZER.pad_token_id] * (length - len(row)) for row in rows]
+    ids = [pad + row if side == "left" else row + pad for pad, row in zip(pads, rows, strict=True)]
+    masks = [
+        [0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad)
+        for pad, row in zip(pads, rows, strict=True)
+    ]
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
+    return inputs | ({"pixel_values": images} if len(images) else {})
+
+
+def images_of(row: int) -> torch.Tensor:
+    start = sum(PER_ROW[:row])
+    return IMAGES[start : start + PER_ROW[row]]
+
+
+def configured(name: str, tokens: int, **parameters):
+    if name == "full":
+        return method(name, **parameters)
+    if name == "fastv":
+        parameters["budget"] = "kept"
+    if name == "ivtp":
+        parameters.setdefault("threshold", -1.0)
+    return method(name, tokens=tokens, **parameters)
+
+
+def run(model, inputs, chosen=None, encoder=None, new=NEW):
+    """The logits of every step [steps, B, V], the tokens [B, steps], and the ledger."""
+    settings = {"max_new_tokens": new, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with torch.inference_mode():
+        if chosen is None:
+            out, ledger = model.generate(**inputs, **settings), None
+        else:
+            with attach(model, chosen, text_encoder=encoder, tokenizer=TOKENIZER) as attached:
+                out = model.generate(**inputs, **settings)
+                ledger = attached.ledger
+    return torch.stack(out.logits), out.sequences[:, inputs["input_ids"].shape[1] :], ledger
+
+
+def uniforms(image: torch.Tensor, seed: int = 0):
+    """The documented draw of `random`: of the image's pixels, the seed and the layer."""
+
+    def draw(layer: int, count: int) -> torch.Tensor:
+        inner = hashlib.sha256(image.numpy().tobytes()).digest()
+        digest = hashlib.sha256(f"{seed}/{layer}/".encode() + inner).digest()
+        return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1))
+
+    return draw
+
+
+def question_mean(model, row: list[int]) -> torch.Tensor:
+    """Eq. 8 when every word is relevant: the mean embedding of the question's tokens."""
+    user, answer = TOKENIZER.convert_tokens_to_ids(["USER", "ASSISTANT"])
+    image = model.config.image_token_id
+    start, stop = row.index(user) + 2, row.index(answer)
+    ids = [token for token in row[start:stop] if token != image]
+    return model.get_input_embeddings().weight[ids].mean(dim=0).detach()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_keeping_all_is_the_unpatched_model_bit_for_bit(name, attention, encoder):
+    model = build(attention=attention)
+    plain, _, _ = run(model, batch())
+    kept, _, ledger = run(model, batch(), configured(name, PATCHES), encoder)
+    if name == "pooling":  # a pass through interpolation on float32 is exact as well
+        assert ledger.tokens.llm == [[PATCHES] * 6] * 4
+    assert torch.equal(kept, plain)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+@pytest.mark.parametrize(("attention", "tokens"), [("sdpa", 9), ("eager", 16)])
+def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, tokens, encoder):
+    model = build(seed=tokens, attention=attention)
+    chosen = configured(name, tokens, positions=positions)
+    logits, answers, ledger = run(model, batch(), chosen, encoder)
+    reference, shape, image = Reference(model), anatomy(model).shape, 0
+    for row, ids in enumerate(ROWS):
+        images = images_of(row)
+        draws = [uniforms(pixels) for pixels in images] if name == "random" else None
+        pseudo = [question_mean(model, ids)] * len(images) if name == "ivtp" else None
+        with torch.inference_mode():
+            expected, entered, kept = reference.answer(
+                ids, images, chosen, shape, new=answers[row, :-1].tolist(), uniforms=draws, pseudo=pseudo
+            )
+        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
+            assert ledger.entered[mine].tolist() == into
+            assert ledger.kept[mine].tolist() == last
+        image += len(images)
+        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_equals_one_by_one_with_padding_on_either_side(name, encoder):
+    model = build(seed=3)
+    chosen = configured(name, 9)
+    left, _, both = run(model, batch(), chosen, encoder)
+    right, _, _ = run(model, batch(side="right"), chosen, encoder)
+    torch.testing.assert_close(left, right, atol=1e-4, rtol=0)
+    image = 0
+    for row, ids in enumerate(ROWS):
+        alone, _, ledger = run(model, batch([ids], images_of(row)), chosen, encoder)
+        torch.testing.assert_close(alone[:, 0], left[:, row], atol=1e-4, rtol=0)
+        for mine, kept in enumerate(ledger.kept, start=image):
+            assert both.kept[mine].tolist() == kept.tolist()
+        image += PER_ROW[row]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_realised_tokens_are_the_schedule(name, dtype, encoder):
+    model = build().to(dtype)
+    chosen = configured(name, 9)
+    inputs = batch()
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    _, _, ledger = run(model, inputs, chosen, encoder)
+    shape = anatomy(model).shape
+    scheduled = tokens_per_layer(chosen.stages(shape), shape)
+    assert [ledger.tokens.image(index) for index in range(4)] == [scheduled] * 4
+    text = [len(row) - PATCHES * count for row, count in zip(ROWS, PER_ROW, strict=True)]
+    expected = [[t + count * n for n in scheduled.llm] for t, count in zip(text, PER_ROW, strict=True)]
+    assert ledger.lengths.tolist() == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_sdpa_and_eager_keep_the_same_tokens(name, encoder):
+    chosen = configured(name, 9)
+    ledgers = [run(build(attention=attention), batch(), chosen, encoder)[2] for attention in ("sdpa", "eager")]
+    assert [kept.tolist() for kept in ledgers[0].kept] == [kept.tolist() for kept in ledgers[1].kept]
+
+
+def state(model) -> dict[str, object]:
+    hooks = {name: (len(m._forward_pre_hooks), len(m._forward_hooks)) for name, m in model.named_modules()}
+    own = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    implementations = [
+        tower.config._attn_implementation for tower in (model.model.vision_tower, model.model.language_model)
+    ]
+    return {"hooks": hooks, "attributes": own, "attention": implementations}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_model_is_bit_identical_after_the_context_also_when_generate_raised(name, encoder):
+    model = build()
+    model.model.language_model.set_attn_implementation("eager")
+    plain, _, _ = run(model, batch())
+    before = state(model)
+    run(model, batch(), configured(name, 9), encoder)
+    assert state(model) == before
+    with pytest.raises(VtbenchError), attach(model, configured(name, 9), text_encoder=encoder, tokenizer=TOKENIZER):
+        model.generate(**batch(), max_new_tokens=2, num_beams=2, do_sample=False)
+    assert state(model) == before
+    assert torch.equal(run(model, batch())[0], plain)
+
+
+def test_methods_attached_one_after_another_do_not_leak(encoder):
+    model = build()
+    alone = {name: run(build(), batch(), configured(name, 9), encoder)[0] for name in METHODS}
+    for name in [*METHODS, *reversed(METHODS)]:
+        assert torch.equal(run(model, batch(), configured(name, 9), encoder)[0], alone[name])
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 1])
+def test_ivtp_equals_a_true_insertion_for_every_grouping(group, start, encoder):
+    model = build(seed=5)
+    chosen = configured("ivtp", 9, group=group, start=start)
+    logits, answers, ledger = run(model, batch(ROWS[:1], IMAGES[:1]), chosen, encoder)
+    shape, pseudo = anatomy(model).shape, [question_mean(model, ROWS[0])]
+    with torch.inference_mode():
+        expected, entered, kept = Reference(model).answer(
+            ROWS[0], IMAGES[:1], chosen, shape, new=answers[0, :-1].tolist(), pseudo=pseudo
+        )
+    assert ledger.entered[0].tolist() == entered[0] and ledger.kept[0].tolist() == kept[0]
+    torch.testing.assert_close(logits[:, 0], expected, atol=2e-4, rtol=0)
+
+
+def test_the_seed_changes_what_random_keeps_and_the_batch_does_not():
+    model = build()
+    kept = []
+    for seed in (0, 0, 1):
+        with attach(model, method("random", tokens=9), seed=seed) as attached, torch.inference_mode():
+            model(**batch())
+            kept.append([tokens.tolist() for tokens in attached.ledger.kept])
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_whole_forward_gives_the_logits_of_what_is_left():
+    model = build()
+    with attach(model, method("topk", tokens=9)) as attached, torch.inference_mode():
+        whole = model(**batch())
+        last = model(**batch(), logits_to_keep=1)
+    assert whole.logits.shape[1] == int(attached.ledger.lengths[:, -1].max())
+    assert torch.equal(whole.logits[:, -1:], last.logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda inputs, model: inputs | {"labels": inputs["input_ids"]}, "labels: training is not possible"),
+        (
+            lambda inputs, model: (
+                inputs | {"past_key_values": StaticCache(config=model.config.text_config, max_cache_len=64)}
+            ),
+            "a static cache is not possible",
+        ),
+        (lambda inputs, model: inputs | {"pixel_values": IMAGES[:3]}, "3 images for 4 places"),
+        (
+            lambda inputs, model: {"inputs_embeds": torch.zeros(1, 4, 48)},
+            "input_ids are needed under attach",
+        ),
+        (
+            lambda inputs, model: batch([ROWS[0][:-20][:30]], IMAGES[:1]),
+            "allowed is 36 side by side for every image",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(change, message):
+    model = build()
+    with attach(model, method("topk", tokens=9)), torch.inference_mode(), pytest.raises(VtbenchError, match=message):
+        model(**change(batch(), model))
+
+
+def test_a_cache_that_another_prefill_filled_is_refused():
+    model = build()
+    with torch.inference_mode():
+        cache = model(**batch(ROWS[:1], IMAGES[:1]), use_cache=True).past_key_values
+        with attach(model, method("topk", tokens=9)), pytest.raises(VtbenchError, match="filled by another prefill"):
+            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+
+
+def test_decoding_goes_on_from_a_prefill_that_made_its_own_cache():
+    model = build()
+    inputs = batch(ROWS[:1], IMAGES[:1])
+    generated, answers, _ = run(model, inputs, method("fastv", tokens=9, budget="kept"), new=2)
+    with attach(model, method("fastv", tokens=9, budget="kept")), torch.inference_mode():
+        first = model(**inputs, use_cache=True)
+        second = model(input_ids=answers[:, :1], past_key_values=first.past_key_values)
+    torch.testing.assert_close(second.logits[:, -1], generated[1], atol=1e-5, rtol=0)
+
+
+def test_two_methods_at_once_are_refused():
+    model = build()
+    with (
+        attach(model, method("full")),
+        pytest.raises(VtbenchError, match="attached to this model already"),
+        attach(model, method("topk", tokens=9)),
+    ):
+        pass
+
+
+def test_an_unreachable_budget_and_an_unknown_architecture_are_refused():
+    with (
+        pytest.raises(VtbenchError, match="pooling: tokens: 10 is not possible"),
+        attach(build(), method("pooling", tokens=10)),
+    ):
+        pass
+    with (
+        pytest.raises(VtbenchError, match="LlamaModel is not a known architecture"),
+        attach(build().model.language_model, method("full")),
+    ):
+        pass
