@@ -66,12 +66,14 @@ class VtBench(lmms):
         self.encoder = encoder_for(model, text_encoder)
         self.images = images if images is not None else ImageCache()
         self.observations: dict[tuple[str, int], dict[str, Any]] = {}
+        self._first: Instance | None = None
 
     def clean(self) -> None:
         """Keep the model: a warm worker uses it again."""
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request greedily, in batches of like length; an error is raised, never an empty answer."""
+        self._first = self._first or requests[0]
         order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), index))
         answers: dict[int, GenerationResult] = {}
         size = self.batch_size_per_gpu
@@ -95,13 +97,10 @@ class VtBench(lmms):
     def _answer(self, attached: Attached, requests: list[Instance]) -> list[GenerationResult]:
         prompts, images, per_row = [], [], []
         for request in requests:
-            context, _, doc_to_visual, doc_id, task, split = request.args
-            visuals = [
-                visual for visual in doc_to_visual(self.task_dict[task][split][doc_id]) or [] if visual is not None
-            ]
+            visuals = self._visuals(request)
             per_row.append(len(visuals))
             images += visuals
-            prompts.append(self.prompt(context, len(visuals)))
+            prompts.append(self.prompt(request.args[0], len(visuals)))
         inputs = self.inputs(prompts, images)
         settings = _settings(requests[0].args[1])
         generated = self.loaded.model.generate(**inputs, **settings)
@@ -117,6 +116,16 @@ class VtBench(lmms):
             )
             for text, row, mask in zip(texts, new, inputs["attention_mask"], strict=True)
         ]
+
+    def _visuals(self, request: Instance) -> list[Image.Image]:
+        _, _, doc_to_visual, doc_id, task, split = request.args
+        return [visual for visual in doc_to_visual(self.task_dict[task][split][doc_id]) or [] if visual is not None]
+
+    def example(self) -> BatchFeature:
+        """Return the first question that was asked, alone, as `generate` takes it: what is timed is measured on it."""
+        assert self._first is not None
+        visuals = self._visuals(self._first)
+        return self.inputs([self.prompt(self._first.args[0], len(visuals))], visuals)
 
     def prompt(self, context: str, images: int) -> str:
         """Return the whole prompt of a question about so many images: the processor's chat template, or LLaVA-1.5's."""

@@ -145,9 +145,10 @@ def _timed(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @contextmanager
-def device_to_itself(device: torch.device) -> Iterator[None]:
+def device_to_itself(device: torch.device, *, alone: bool = True) -> Iterator[None]:
     """Hold this machine's lock of a device, on which every timed section of vtbench waits for its turn.
 
+    Work that is not timed holds it together with others like it (`alone=False`), so that timed sections wait for it.
     The lock is advisory and goes with the process that holds it, also when that dies.
     """
     name = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
@@ -157,7 +158,7 @@ def device_to_itself(device: torch.device) -> Iterator[None]:
     except PermissionError:  # another user's file in a sticky folder; a lock needs no right to write
         lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
     finally:
         os.close(lock)
