@@ -65,22 +65,24 @@ def questions(family: str) -> list[Row]:
     raise RuntimeError(f"{family}: only {len(rows)} of {QUESTIONS} questions, answers {dict(given)}")
 
 
-def images() -> list[Row]:
-    """Return every picture of the split as PNG."""
-    rows: list[Row] = []
-    for seed in range(TEST, TEST + SCENES):
-        file = io.BytesIO()
-        Image.fromarray(draw(_scene(seed))[0]).save(file, "PNG")
-        rows.append({"image_id": seed, "png": file.getvalue()})
-    return rows
+def picture(seed: int) -> bytes:
+    """Return a scene's picture as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(draw(_scene(seed))[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Write rows as parquet; uncompressed, so that the bytes do not depend on a codec's version."""
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="none")
 
 
 def main(out: Annotated[Path, typer.Option(help="the parquet files go here")] = FOLDER) -> None:
     """Write the test split."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in {"images": images(), **{family: questions(family) for family in FAMILIES}}.items():
-        # PNG does not compress further, and uncompressed bytes do not depend on a codec's version.
-        pq.write_table(pa.Table.from_pylist(rows), out / f"{name}.parquet", compression="none")
+    write([{"image_id": seed, "png": picture(seed)} for seed in range(TEST, TEST + SCENES)], out / "images.parquet")
+    for family in FAMILIES:
+        write(questions(family), out / f"{family}.parquet")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The two tokenizers: CLIP's small BPE and the LLM's whole words, some of which the two split differently."""
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import re
+from collections import Counter
+from itertools import pairwise
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from harness.pocket.questions import vocabulary
@@ -32,20 +36,44 @@ def llm_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def byte_pairs(texts: list[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return a vocabulary of so many pieces, the last of a word ending in `</w>`, and the merges that lead to it.
+
+    Written out because `tokenizers`' own trainer numbers the pieces that end a word in the order of a hash map, another
+    one in every process, so that a training which is resumed would go on with other tokens. Ties go by the alphabet.
+    """
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text))
+    split = {word: [*word[:-1], f"{word[-1]}</w>"] for word in sorted(words)}
+    vocabulary = sorted({piece for pieces in split.values() for piece in pieces})
+    merges: list[tuple[str, str]] = []
+    while len(vocabulary) < size:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, pieces in split.items():
+            for pair in pairwise(pieces):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append((left, right))
+        vocabulary.append(left + right)
+        for pieces in split.values():
+            for index in range(len(pieces) - 1, 0, -1):
+                if pieces[index - 1 : index + 1] == [left, right]:
+                    pieces[index - 1 : index + 1] = [left + right]
+    return vocabulary, merges
+
+
 def clip_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """Return CLIP's tokenizer, trained on these texts."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary, merges = byte_pairs(texts, CLIP_VOCABULARY - len(special))
+    ids = {token: index for index, token in enumerate([*special, *vocabulary])}
+    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token=special[1], end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=CLIP_VOCABULARY, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    start, end = (tokenizer.token_to_id(token) for token in special)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=[(special[0], start), (special[1], end)]
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=[(token, ids[token]) for token in special]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
