@@ -1,11 +1,8 @@
-import subprocess
-import sys
-
 from transformers import AutoProcessor, AutoTokenizer
 
 from harness.pocket import WEIGHTS
 from harness.pocket.questions import vocabulary
-from harness.pocket.tokenization import llm_tokenizer
+from harness.pocket.tokenization import byte_pairs, clip_tokenizer, llm_tokenizer
 
 QUESTION = "is there a red cross in the picture?"
 
@@ -34,10 +31,15 @@ def test_every_word_is_known_and_answers_are_one_token():
     assert len(llm("topleft", add_special_tokens=False)["input_ids"]) == 1
 
 
-def test_clips_tokenizer_is_the_same_in_every_process():
-    code = (
-        "from harness.pocket.tokenization import clip_tokenizer; from harness.pocket.train import training_texts;"
-        "print(clip_tokenizer(training_texts(20)).backend_tokenizer.to_str())"
-    )
-    ran = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
-    assert ran[0].stdout == ran[1].stdout != ""
+def test_byte_pairs_by_hand_ties_by_the_alphabet():
+    # Words ab ×2 and cab: pairs (a, b</w>) ×3, then (c, ab</w>) ×1.
+    vocabulary, merges = byte_pairs(["ab cab", "ab"], 5)
+    assert vocabulary == ["a", "b</w>", "c", "ab</w>", "cab</w>"]
+    assert merges == [("a", "b</w>"), ("c", "ab</w>")]
+    assert byte_pairs(["ba dc"], 5)[1] == [("b", "a</w>")]
+
+
+def test_clips_tokenizer_splits_as_its_merges_say():
+    tokenizer = clip_tokenizer(["red circle", "red"])
+    assert tokenizer.tokenize("red circle") == ["red</w>", "circle</w>"]
+    assert tokenizer.tokenize("cred") == ["c", "red</w>"]
