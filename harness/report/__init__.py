@@ -1,0 +1,88 @@
+"""From a sweep's results folder to a markdown report with figures. Imports no torch."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from harness.report import figures
+from harness.report.results import Results, read
+from harness.report.tables import (
+    SAME,
+    Compared,
+    failure_list,
+    grid_tables,
+    gridded,
+    main_table,
+    provenance,
+    text,
+)
+
+POCKET = (
+    "The model is **pocket**, a small embedded LLaVA on procedurally made pictures. Its numbers compare methods on "
+    "pocket alone and say nothing about LLaVA-1.5.\n"
+)
+READING = (
+    "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images. Avg. rate is that "
+    f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same samples, "
+    "or a paired bootstrap for graded scores; Holm's correction over the table, 5 %). KV MB and tokens count visual "
+    "tokens. Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
+)
+
+
+def write(sweep_dir: Path, out: Path, description: str | None = None) -> Path:
+    """Write `<out>/<sweep>.md` and its figures in `<out>/<sweep>/`; the same results give the same bytes.
+
+    Errors: VtbenchError when there are no results; then nothing is written.
+    """
+    results = read(sweep_dir)
+    compared = Compared(results)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as partial:
+        folder = Path(partial) / results.name
+        folder.mkdir()
+        body = _body(results, compared, folder, description)
+        document = Path(partial) / "report.md"
+        document.write_text(body, encoding="utf-8")
+        shutil.rmtree(out / results.name, ignore_errors=True)
+        os.replace(folder, out / results.name)
+        os.replace(document, out / f"{results.name}.md")
+    return out / f"{results.name}.md"
+
+
+def _body(results: Results, compared: Compared, folder: Path, description: str | None) -> str:
+    parts = [f"# {text(results.name)}\n"]
+    if description:
+        parts.append(f"{text(description)}\n")
+    if any(row.model == "pocket" for row in results.rows):
+        parts.append(POCKET)
+    if results.rows:
+        parts += ["## Accuracy and cost\n", main_table(results, compared), READING]
+    if compared.average:
+        for name, title, draw in (
+            ("accuracy_tokens.png", "Accuracy against tokens", figures.accuracy_tokens),
+            ("accuracy_flops.png", "Accuracy against FLOPs", figures.accuracy_flops),
+        ):
+            draw(results, compared, folder / name)
+            parts.append(f"![{title}]({results.name}/{name})\n")
+        grids = grid_tables(results, compared)
+        if grids:
+            parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n", grids]
+            parts += _heat_maps(results, compared, folder)
+    if results.failures:
+        parts += ["## Failed trials\n", failure_list(results)]
+    parts += ["## Provenance\n", provenance(results)]
+    return "\n".join(parts)
+
+
+def _heat_maps(results: Results, compared: Compared, folder: Path) -> list[str]:
+    parts = []
+    for method, (down, across) in gridded(results).items():
+        for tokens in sorted({row.tokens for row in results.rows if row.method == method and row.tokens}):
+            rows = [row.parameters for row in results.rows if row.method == method and row.tokens == tokens]
+            if min(len({str(row[key]) for row in rows}) for key in (down, across)) < 2:
+                continue
+            name = f"{method}_{tokens}_{down}_{across}.png"
+            figures.heat_map(results, compared, method, tokens, folder / name)
+            parts.append(f"![{method} at {tokens} tokens]({results.name}/{name})\n")
+    return parts

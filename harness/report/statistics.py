@@ -1,0 +1,108 @@
+"""Which differences are real: intervals and paired tests from per-sample scores.
+
+Samples of one image are not independent, so whatever is drawn is drawn by image. Scores are paired by task and
+document: every trial of a table answered the same questions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap
+from statsmodels.stats.multitest import multipletests
+
+RESAMPLES = 2000
+SEED = 0
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def clusters(samples: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return per image [C, T] the sum of its scores and the number of its samples in each of T tasks.
+
+    samples has the columns task, image_id and score.
+    """
+    grouped = samples.groupby(["image_id", "task"], sort=True)["score"].agg(["sum", "count"]).unstack(fill_value=0.0)
+    return grouped["sum"].to_numpy(float), grouped["count"].to_numpy(float)
+
+
+def average(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
+    """Return the mean over tasks of each task's mean, from sums and counts whose axis `axis` runs over images.
+
+    A task that a resample misses altogether is left out of its mean.
+    """
+    total, n = sums.sum(axis=axis), counts.sum(axis=axis)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.nanmean(np.where(n > 0, total / np.maximum(n, 1), np.nan), axis=0)
+    return means
+
+
+def interval(samples: pd.DataFrame) -> Interval:
+    """Return the average over tasks with its bootstrap interval, images resampled (percentile method, scipy)."""
+    sums, counts = clusters(samples)
+    mean = float(average(sums[..., None], counts[..., None])[0])
+    if len(sums) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+
+    def statistic(index: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
+        index = np.atleast_2d(np.moveaxis(index, axis, -1))
+        return np.array([float(average(sums[draw][..., None], counts[draw][..., None])[0]) for draw in index])
+
+    result = bootstrap(
+        (np.arange(len(sums)),),
+        statistic,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Interval(mean, float(result.low), float(result.high))
+
+
+class Difference(NamedTuple):
+    """How a trial differs from the full model on the same samples: mean difference, interval, p of no difference."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
+    """Compare two trials on the samples that both answered.
+
+    The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's exact
+    test on the samples that one got right and the other did not; for graded scores, the share of resamples on the other
+    side of zero, doubled.
+    """
+    keys = ["task", "doc_id"]
+    both = trial.merge(full, on=keys, suffixes=("", "_full"), validate="one_to_one")
+    change = both["score"] - both["score_full"]
+    difference = both[["task", "image_id"]].assign(score=change)
+    mean, low, high = interval(difference)
+    if both["score"].isin((0, 1)).all() and both["score_full"].isin((0, 1)).all():
+        return Difference(mean, low, high, mcnemar(int((change > 0).sum()), int((change < 0).sum())))
+    sums, counts = clusters(difference)
+    rng = np.random.default_rng(SEED)
+    draws = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = np.array([float(average(sums[d][..., None], counts[d][..., None])[0]) for d in draws])
+    beyond = min((means <= 0).mean(), (means >= 0).mean())
+    return Difference(mean, low, high, float(min(1.0, 2 * max(beyond, 1 / RESAMPLES))))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return McNemar's exact p: under no difference, gains and losses are as likely as heads and tails."""
+    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def distinguishable(p_values: Sequence[float]) -> list[bool]:
+    """Return which differences are real at 5 % over the whole table (Holm's correction)."""
+    return [bool(reject) for reject in multipletests(p_values, alpha=0.05, method="holm")[0]] if len(p_values) else []

@@ -1,0 +1,253 @@
+"""The paper-style table, the group × threshold tables, failures and provenance, as markdown."""
+
+import html
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Any
+
+import pandas as pd
+
+from harness.report.results import Results, Row
+from harness.report.statistics import Difference, Interval, distinguishable, interval, paired
+
+NOT_MEASURED = "not measured"
+SAME = "≈"
+
+
+def text(value: object) -> str:
+    """Return a text that markdown and HTML show as it is, in one table cell."""
+    escaped = html.escape(" ".join(str(value).split()))
+    for character in "\\`*_{}[]|~#":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a markdown table, numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+class Compared:
+    """Every row's average with its interval, and its difference from the full model of the same setting."""
+
+    def __init__(self, results: Results) -> None:
+        self.average: dict[int, Interval] = {}
+        self.difference: dict[int, Difference] = {}
+        full = {self._key(row): row for row in results.rows if row.method == "full" and len(row.samples)}
+        for index, row in enumerate(results.rows):
+            if row.samples.empty:
+                continue
+            self.average[index] = interval(row.samples)
+            reference = full.get(self._key(row))
+            if reference is not None and row.method != "full":
+                self.difference[index] = paired(row.samples, reference.samples)
+        real = distinguishable([difference.p for difference in self.difference.values()])
+        self.same = {index for index, is_real in zip(self.difference, real, strict=True) if not is_real}
+        self.full = {index: full.get(self._key(row)) for index, row in enumerate(results.rows)}
+
+    @staticmethod
+    def _key(row: Row) -> tuple[str, str]:
+        return row.model, str(row.setting)
+
+
+def varied(results: Results) -> dict[str, list[str]]:
+    """Return, by method, the parameters besides tokens that take several values in the sweep."""
+    found = {}
+    for method in dict.fromkeys(row.method for row in results.rows):
+        rows = [row.parameters for row in results.rows if row.method == method]
+        keys = [key for key in rows[0] if key != "tokens" and len({str(row.get(key)) for row in rows}) > 1]
+        found[method] = keys
+    return found
+
+
+def gridded(results: Results) -> dict[str, tuple[str, str]]:
+    """Return the methods with a grid of two parameters or more, and the two that span its table."""
+    return {method: (keys[0], keys[1]) for method, keys in varied(results).items() if len(keys) >= 2}
+
+
+def commonest(results: Results, method: str) -> dict[str, Any]:
+    """Return the values of a gridded method's parameters that most of its budgets were run with."""
+    keys = varied(results)[method]
+    rows = [row for row in results.rows if row.method == method]
+    sets = pd.Series([str({key: row.parameters[key] for key in keys}) for row in rows])
+    chosen = sets.value_counts(sort=True).index[0]
+    return next({k: row.parameters[k] for k in keys} for row, s in zip(rows, sets, strict=True) if s == chosen)
+
+
+def in_main_table(results: Results) -> list[int]:
+    """Return the rows of the main table; of a gridded method only those at its commonest values."""
+    grids = {method: commonest(results, method) for method in gridded(results)}
+    return [
+        index
+        for index, row in enumerate(results.rows)
+        if all(row.parameters[key] == value for key, value in grids.get(row.method, {}).items())
+    ]
+
+
+def label(results: Results, row: Row) -> str:
+    """Return a row's name: the method and the parameters that vary in the sweep."""
+    keys = varied(results)[row.method]
+    shown = ", ".join(f"{key} {row.parameters[key]}" for key in keys)
+    return text(f"{row.method} ({shown})" if shown else row.method)
+
+
+def short_names(tasks: Sequence[str]) -> dict[str, str]:
+    """Return the tasks' names without the prefix that they share."""
+    words = [task.split("_") for task in tasks]
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
+    return {task: "_".join(parts[shared:]) or task for task, parts in zip(tasks, words, strict=True)}
+
+
+def main_table(results: Results, compared: Compared) -> str:
+    """Return the table of the papers: rows methods at each budget; scores, average, retention, costs, tokens."""
+    names = short_names(results.tasks)
+    unit, divisor = flops_unit(results)
+    clock = next(
+        (record["latency"]["clock"] for row in results.rows for record in row.records if record["latency"]), ""
+    )
+    clock = f", {clock}" if clock else ""
+    header = [
+        "Method",
+        *(text(name) for name in names.values()),
+        "Avg.",
+        "95 %",
+        "Avg. rate",
+        f"{unit} (−%)",
+        f"prefill ms{clock}",
+        f"decode ms{clock}",
+        "KV MB",
+        "tokens into LLM / mean",
+    ]
+    lines: list[list[str]] = []
+    budget: object = ()
+    for index in in_main_table(results):
+        row = results.rows[index]
+        heading = "all tokens" if row.tokens is None else f"{row.tokens} tokens"
+        if (row.model, heading) != budget:
+            budget = (row.model, heading)
+            models = {other.model for other in results.rows}
+            shown = f"{heading}, {text(row.model)}" if len(models) > 1 else heading
+            lines.append([f"**{shown}**", *[""] * (len(header) - 1)])
+        lines.append([label(results, row), *_cells(results, compared, index, list(names), divisor)])
+    return table(header, lines)
+
+
+def _cells(results: Results, compared: Compared, index: int, tasks: list[str], divisor: float) -> list[str]:
+    row, full = results.rows[index], compared.full[index]
+    average = compared.average.get(index)
+    flops = row.mean("flops", "total", "flops")
+    full_flops = full.mean("flops", "total", "flops") if full else None
+    saved = f" (−{100 * (1 - flops / full_flops):.1f})" if flops and full_flops and full is not row else ""
+    kv = row.mean("memory", "kv_visual_bytes")
+    into, mean = row.mean("tokens", "into_llm"), row.mean("tokens", "mean_llm")
+    reference = interval_of(compared, results, full)
+    same = f" {SAME}" if index in compared.same else ""
+    return [
+        *(_score(row.scores.get(task)) for task in tasks),
+        NOT_MEASURED if average is None else f"{100 * average.mean:.1f}{same}",
+        "" if average is None else f"{100 * average.low:.1f}–{100 * average.high:.1f}",
+        f"{100 * average.mean / reference.mean:.1f} %" if average and reference and reference.mean else "",
+        NOT_MEASURED if flops is None else f"{flops / divisor:.3f}{saved}",
+        _number(row.mean("latency", "prefill_ms", "median"), 1),
+        _number(row.mean("latency", "decode_ms", "median"), 1),
+        _number(None if kv is None else kv / 1e6, 3),
+        NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}",
+    ]
+
+
+def interval_of(compared: Compared, results: Results, row: Row | None) -> Interval | None:
+    """Return the average of a row of the results."""
+    return next((compared.average.get(i) for i, other in enumerate(results.rows) if other is row), None)
+
+
+def _score(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{100 * value:.1f}" if value <= 1 else f"{value:.1f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOT_MEASURED if value is None else f"{value:.{digits}f}"
+
+
+def flops_unit(results: Results) -> tuple[str, float]:
+    """Return TFLOPs, or GFLOPs where the largest is below 0.1 TFLOPs, and what to divide by."""
+    largest = max((row.mean("flops", "total", "flops") or 0.0 for row in results.rows), default=0.0)
+    return ("TFLOPs", 1e12) if largest >= 1e11 else ("GFLOPs", 1e9)
+
+
+def grid_tables(results: Results, compared: Compared) -> str:
+    """Return a table of averages for every gridded method and budget; the best is bold."""
+    parts = []
+    for method, (down, across) in gridded(results).items():
+        for tokens in dict.fromkeys(row.tokens for row in results.rows if row.method == method):
+            cells = {
+                (row.parameters[down], row.parameters[across]): compared.average[index]
+                for index, row in enumerate(results.rows)
+                if row.method == method and row.tokens == tokens and index in compared.average
+            }
+            if len({key[0] for key in cells}) < 2 and len({key[1] for key in cells}) < 2:
+                continue
+            best = max(cells.values(), key=lambda cell: cell.mean)
+            columns = sorted({key[1] for key in cells})
+            lines = []
+            for value in sorted({key[0] for key in cells}):
+                line = [text(value)]
+                for column in columns:
+                    cell = cells.get((value, column))
+                    shown = (
+                        "" if cell is None else f"{100 * cell.mean:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"
+                    )
+                    line.append(f"**{shown}**" if cell is best else shown)
+                lines.append(line)
+            header = [f"{text(down)} \\ {text(across)}", *(text(column) for column in columns)]
+            parts.append(
+                f"### {text(method)} at {tokens} tokens: {text(down)} × {text(across)}\n\n{table(header, lines)}"
+            )
+    return "\n".join(parts)
+
+
+def failure_list(results: Results) -> str:
+    """Return the failed trials and why."""
+    lines = [
+        f"- {text(trial['method'])} {trial['parameters'].get('tokens', '')} on {text(trial['task'])}: {text(error)}"
+        for trial, error in results.failures
+    ]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def provenance(results: Results) -> str:
+    """Return where the numbers come from; values that differ between trials are all listed."""
+    records = [record for row in results.rows for record in row.records]
+    if not records:
+        return "No trial is done.\n"
+
+    def every(*path: str) -> str:
+        found: list[str] = []
+        for record in records:
+            value: Any = record
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            if str(value) not in found and value is not None:
+                found.append(str(value))
+        return ", ".join(text(value) for value in sorted(found)) or NOT_MEASURED
+
+    started = sorted(str(record["provenance"]["started"]) for record in records)
+    versions = ("vtbench", "python", "torch", "transformers", "lmms_eval", "fvcore")
+    lines = {
+        "trials": f"{len(records)} done, {len(results.failures)} failed; {text(started[0])} to {text(started[-1])}",
+        "model": every("trial", "model"),
+        "tasks": f"{every('trial', 'task')}; samples of each trial: "
+        + ", ".join(sorted({str(len(row.samples)) for row in results.rows})),
+        "limit of samples a task": every("trial", "limit"),
+        "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
+        "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
+        "seed": every("trial", "seed"),
+        "FLOPs": "prefill, convention `flops` (two a multiply-add, all that runs, counted by fvcore), "
+        f"over {every('flops', 'tokens_basis')}",
+        "time": f"{every('latency', 'clock')}; device to itself: {every('latency', 'exclusive')}",
+        "memory": f"KV cache of visual tokens in bf16 by arithmetic; peak as {every('memory', 'peak_kind')}",
+        "versions": ", ".join(f"{name} {every('provenance', name)}" for name in versions),
+        "git commit": every("provenance", "git_commit"),
+        "protocol": every("provenance", "protocol"),
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items()) + "\n"
