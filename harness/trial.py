@@ -1,0 +1,179 @@
+"""Runs one trial: a model with a method on a task, from the sweep's cell to its record.
+
+lmms-eval asks every question of the task with the method attached, which gives the scores and, from the engine's
+ledger, the visual tokens that really entered every layer. FLOPs and KV bytes are counted at these. Then one prompt of
+the task, alone, is timed.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.lmms.model import DTYPES, ImageCache, VtBench
+from harness.metrics.accuracy import Accuracy, evaluate
+from harness.metrics.flops import count_samples
+from harness.metrics.latency import device_to_itself, measure
+from harness.metrics.memory import memory, peak
+from harness.metrics.tokens import realised
+from harness.model.attach import Attached, attach
+from harness.model.load import Loaded, load
+from harness.model.text import TextEncoder, default_text_encoder, load_text_encoder
+from harness.provenance import provenance
+from harness.spec import Trial
+from methods.interface import Method, Stage
+
+SCHEMA = 1
+WARMUP, REPEATS = 3, 10
+TEXT_TOKENS = 64  # of the prompt that stands in for a task's, where a model has no tokenizer
+
+
+class Result(NamedTuple):
+    """What a trial leaves: record.json's content and samples.parquet's."""
+
+    record: dict[str, Any]
+    samples: pd.DataFrame | None
+
+
+class Warm:
+    """What a worker keeps between trials: the latest model, and the images that it has preprocessed."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self.images = ImageCache()
+        self._loaded: dict[object, Loaded] = {}
+
+    def model(self, trial: Trial) -> Loaded:
+        """Return the trial's model, loaded anew only when it is another one than the trial before had."""
+        if trial.warm_key not in self._loaded:
+            self._loaded.clear()  # the old model goes before the new one comes
+            self.images = ImageCache()
+            # lmms-eval runs elsewhere, where a relative path leads nowhere
+            name = str(Path(trial.model).resolve()) if Path(trial.model).is_dir() else trial.model
+            self._loaded[trial.warm_key] = load(
+                name,
+                dtype=DTYPES[trial.dtype],
+                attention=trial.attention,
+                device=str(self.device),
+                trust_remote_code=trial.trust_remote_code,
+            )
+        return self._loaded[trial.warm_key]
+
+
+class Observed(NamedTuple):
+    """What running the model gave."""
+
+    accuracy: Accuracy | None
+    samples: list[dict[str, Any]]  # per sample the visual tokens that entered each layer, and its text tokens
+    prompt: Mapping[str, Tensor]  # one sample alone, as the model takes it
+
+
+def run(trial: Trial, warm: Warm) -> Result:
+    """Run a trial. Errors: whatever goes wrong in it."""
+    started, began = datetime.now(UTC), time.perf_counter()
+    with device_to_itself(warm.device, alone=False):
+        loaded = warm.model(trial)
+        method = trial.make_method()
+        stages = method.stages(loaded.shape)
+        encoder = text_encoder(trial, loaded, stages)
+        seen = ask(trial, loaded, method, warm.images) if loaded.processor else stand_in(trial, loaded, method, encoder)
+        tokens = realised(seen.samples, trial.parameters.get("tokens", loaded.shape.patches))
+        flops = None
+        if "flops" in trial.measure:
+            is_image = seen.prompt["input_ids"][0] == loaded.model.config.image_token_id
+            flops = count_samples(
+                loaded.model.config,
+                seen.samples,
+                stages=stages,
+                before_image=int(is_image.int().argmax()),
+                text_encoder=encoder.model.config.text_config if encoder else None,
+            )
+    latency, highest = None, None
+    if {"latency", "memory"} & set(trial.measure):
+        timed = "latency" in trial.measure
+        with attached(trial, loaded, method, encoder), peak(warm.device) as highest:
+            latency = measure(
+                loaded.model,
+                seen.prompt,
+                warmup=WARMUP if timed else 0,
+                repeats=REPEATS if timed else 1,
+                forget=encoder.encode.cache_clear if encoder else lambda: None,
+            )
+    measured: dict[str, tuple[str, Any]] = {
+        "scores": ("accuracy", seen.accuracy),
+        "tokens": ("tokens", tokens),
+        "flops": ("flops", flops),
+        "latency": ("latency", latency),
+        "memory": ("memory", memory(tokens.llm, tokens.text, loaded.model.config, highest)),
+    }
+    record = {
+        "schema": SCHEMA,
+        "id": trial.id,
+        "trial": trial.model_dump(mode="json"),
+        **{key: found.record() if found and name in trial.measure else None for key, (name, found) in measured.items()},
+        "provenance": provenance(warm.device)
+        | {
+            "dtype": trial.dtype,
+            "attention": trial.attention,
+            "seed": trial.seed,
+            "protocol": trial.protocol,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - began, 3),
+        },
+    }
+    return Result(record, seen.accuracy.samples if seen.accuracy and "accuracy" in trial.measure else None)
+
+
+def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Observed:
+    """Ask every question of the task, or one when time alone is wanted."""
+    lm = VtBench(
+        loaded,
+        method,
+        batch_size=trial.batch_size,
+        seed=trial.seed,
+        text_encoder=trial.text_encoder,
+        images=images,
+    )
+    limit = 1 if trial.measure == ("latency",) else trial.limit
+    accuracy = evaluate(lm, trial.task, limit=limit, seed=trial.seed)
+    return Observed(accuracy, list(lm.observations.values()), lm.example())
+
+
+def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder | None) -> Observed:
+    """Show a model that cannot read a grey image and meaningless text, for its costs."""
+    config, patches = loaded.model.config, loaded.shape.patches
+    ids = torch.arange(TEXT_TOKENS + patches)[None] % TEXT_TOKENS + 3
+    ids[0, 1 : 1 + patches] = config.image_token_id
+    side = config.vision_config.image_size
+    prompt = {
+        "input_ids": ids.to(loaded.model.device),
+        "attention_mask": torch.ones_like(ids).to(loaded.model.device),
+        "pixel_values": torch.zeros(1, 3, side, side).to(loaded.model.device, loaded.model.dtype),
+    }
+    with attached(trial, loaded, method, encoder) as work, torch.inference_mode():
+        loaded.model(**prompt, logits_to_keep=1)
+    (vit,), (llm,) = work.ledger.tokens
+    sample = {"images": 1, "vit": [vit], "llm": llm, "visual_tokens": llm[0], "text_tokens": TEXT_TOKENS}
+    return Observed(None, [sample], prompt)
+
+
+def attached(
+    trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder | None
+) -> AbstractContextManager[Attached]:
+    """Attach the method as in the task's run."""
+    tokenizer = loaded.processor.tokenizer if loaded.processor else None
+    return attach(loaded.model, method, text_encoder=encoder, tokenizer=tokenizer, seed=trial.seed)
+
+
+def text_encoder(trial: Trial, loaded: Loaded, stages: tuple[Stage, ...]) -> TextEncoder | None:
+    """Return the text encoder that these stages need, None where they need none."""
+    if not any("rider_rollout" in stage.needs for stage in stages):
+        return None
+    name = trial.text_encoder or default_text_encoder(loaded.model.config.name_or_path)
+    return load_text_encoder(name, str(loaded.model.device))
