@@ -44,7 +44,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     flat = pd.json_normalize(
         {key: record[key] or {} for key in ("scores", "tokens", "flops", "latency", "memory")}, sep="/"
     )
-    return {} if flat.empty else {name: value for name, value in flat.iloc[0].to_dict().items() if value is not None}
+    return {} if flat.empty else {str(name): value for name, value in flat.iloc[0].items() if value is not None}
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ def records(folder: Path) -> list[wandb_internal_pb2.Record]:
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         found.append(record)
+    store._fp.close()  # its own close() is for writing
     return found
 
 

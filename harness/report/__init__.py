@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from harness.report import figures
@@ -24,18 +25,19 @@ POCKET = (
 )
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images. Avg. rate is that "
-    f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same samples, "
-    "or a paired bootstrap for graded scores; Holm's correction over the table, 5 %). KV MB and tokens count visual "
-    "tokens. Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
+    f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same "
+    "samples, or a paired bootstrap for graded scores; Holm's correction over the table, 5 %). KV MB and tokens "
+    "count visual tokens. Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
 
 
-def write(sweep_dir: Path, out: Path, description: str | None = None) -> Path:
+def write(sweep_dir: Path, out: Path, description: str | None = None, *, trials: Collection[str] | None = None) -> Path:
     """Write `<out>/<sweep>.md` and its figures in `<out>/<sweep>/`; the same results give the same bytes.
 
+    trials: ids of those to report, for the folder may hold older ones; by default all.
     Errors: VtbenchError when there are no results; then nothing is written.
     """
-    results = read(sweep_dir)
+    results = read(sweep_dir, trials)
     compared = Compared(results)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as partial:

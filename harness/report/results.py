@@ -1,6 +1,7 @@
 """Reads a sweep's folder into rows: one a configuration, the tasks of its trials side by side."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ class Row:
     model: str
     method: str
     parameters: dict[str, Any]
-    setting: dict[str, Any]  # seed, dtype, attention
+    setting: dict[str, Any]  # seed, dtype, attention, limit
     records: list[dict[str, Any]] = field(default_factory=list)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -64,17 +65,20 @@ class Results:
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
 
 
-def read(folder: Path) -> Results:
-    """Read what is done of a sweep. Errors: VtbenchError when nothing is."""
+def read(folder: Path, trials: Collection[str] | None = None) -> Results:
+    """Read what is done of a sweep, or of these trials of it. Errors: VtbenchError when nothing is."""
     rows: dict[str, Row] = {}
     failures = []
     for trial_folder in sorted(path for path in folder.glob("*") if (path / "trial.yaml").exists()):
+        if trials is not None and trial_folder.name not in trials:
+            continue
         record_path = trial_folder / "record.json"
         if record_path.exists():
             record = json.loads(record_path.read_text(encoding="utf-8"))
-            samples = pd.read_parquet(trial_folder / "samples.parquet")
+            samples_path = trial_folder / "samples.parquet"
+            samples = pd.read_parquet(samples_path) if samples_path.exists() else pd.DataFrame()
             trial = record["trial"]
-            setting = {key: trial[key] for key in ("seed", "dtype", "attention")}
+            setting = {key: trial[key] for key in ("seed", "dtype", "attention", "limit")}
             key = json.dumps([trial["model"], trial["method"], trial["parameters"], setting], sort_keys=True)
             row = rows.setdefault(key, Row(trial["model"], trial["method"], trial["parameters"], setting))
             row.records.append(record)

@@ -30,36 +30,35 @@ def clusters(samples: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.flo
 
     samples has the columns task, image_id and score.
     """
-    grouped = samples.groupby(["image_id", "task"], sort=True)["score"].agg(["sum", "count"]).unstack(fill_value=0.0)
+    grouped = samples.groupby(["image_id", "task"], sort=True)["score"].agg(["sum", "count"]).unstack().fillna(0.0)
     return grouped["sum"].to_numpy(float), grouped["count"].to_numpy(float)
 
 
-def average(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
-    """Return the mean over tasks of each task's mean, from sums and counts whose axis `axis` runs over images.
+def average(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over tasks of each task's mean, from sums and counts [..., T].
 
     A task that a resample misses altogether is left out of its mean.
     """
-    total, n = sums.sum(axis=axis), counts.sum(axis=axis)
-    with np.errstate(invalid="ignore"):
-        means: NDArray[np.float64] = np.nanmean(np.where(n > 0, total / np.maximum(n, 1), np.nan), axis=0)
+    means: NDArray[np.float64] = np.nanmean(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), axis=-1)
     return means
+
+
+def resample(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the average of every draw [..., C] of images."""
+    return average(sums[draws].sum(axis=-2), counts[draws].sum(axis=-2))
 
 
 def interval(samples: pd.DataFrame) -> Interval:
     """Return the average over tasks with its bootstrap interval, images resampled (percentile method, scipy)."""
     sums, counts = clusters(samples)
-    mean = float(average(sums[..., None], counts[..., None])[0])
+    mean = float(average(sums.sum(axis=0), counts.sum(axis=0)))
     if len(sums) < 2:
         return Interval(mean, float("nan"), float("nan"))
-
-    def statistic(index: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
-        index = np.atleast_2d(np.moveaxis(index, axis, -1))
-        return np.array([float(average(sums[draw][..., None], counts[draw][..., None])[0]) for draw in index])
-
     result = bootstrap(
         (np.arange(len(sums)),),
-        statistic,
+        lambda draws, axis: resample(sums, counts, np.moveaxis(draws, axis, -1)),
         n_resamples=RESAMPLES,
+        batch=200,
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(SEED),
@@ -93,7 +92,7 @@ def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
     sums, counts = clusters(difference)
     rng = np.random.default_rng(SEED)
     draws = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = np.array([float(average(sums[d][..., None], counts[d][..., None])[0]) for d in draws])
+    means = resample(sums, counts, draws)
     beyond = min((means <= 0).mean(), (means >= 0).mean())
     return Difference(mean, low, high, float(min(1.0, 2 * max(beyond, 1 / RESAMPLES))))
 

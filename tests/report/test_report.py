@@ -1,0 +1,180 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from harness import report
+from harness.errors import VtbenchError
+
+TASKS = ["pocketvqa_count", "pocketvqa_where"]
+QUALITY = {"full": 0.9, "topk": 0.8, "ivtp": 0.89}
+
+
+def add(folder: Path, number: int, method: str, parameters: dict, *, right: float, measured: bool = True) -> None:
+    """Write one trial as `harness.store` does."""
+    rng = np.random.default_rng(7)
+    draws = rng.random(200)
+    samples = pd.DataFrame(
+        {
+            "task": [TASKS[i % 2] for i in range(200)],
+            "doc_id": [i // 2 for i in range(200)],
+            "image_id": [str(i // 4) for i in range(200)],
+            "score": (draws < right).astype(float),
+            "answer": ["x"] * 200,
+        }
+    )
+    trial = {
+        "model": "pocket",
+        "task": "pocketvqa",
+        "method": method,
+        "parameters": parameters,
+        "limit": 100,
+        "seed": 0,
+        "dtype": "float32",
+        "attention": "sdpa",
+    }
+    n = parameters.get("tokens", 576)
+    record = {
+        "id": f"{number:016x}",
+        "trial": trial,
+        "scores": {
+            task: {"exact_match": float(samples.score[samples.task == task].mean()), "n": 100} for task in TASKS
+        },
+        "tokens": {"nominal": n, "into_llm": float(n), "mean_llm": float(n), "llm": [n] * 6, "vit": [n] * 8},
+        "flops": {"tokens_basis": "every sample, then the mean", "total": {"flops": 10**9 + 10**6 * n}}
+        if measured
+        else None,
+        "latency": {
+            "clock": "CPU time",
+            "exclusive": True,
+            "prefill_ms": {"median": 12.34, "raw": [12.34]},
+            "decode_ms": {"median": 1.5, "raw": [1.5]},
+        }
+        if measured
+        else None,
+        "memory": {"kv_visual_bytes": n * 3072, "peak_kind": "process RSS"} if measured else None,
+        "provenance": {
+            "vtbench": "0.1.0",
+            "git_commit": "abc",
+            "python": "3.11",
+            "torch": "2.13",
+            "device": "cpu",
+            "cpu_or_gpu_name": "a <b> CPU",
+            "started": f"2026-01-01T00:00:{number:02}",
+            "protocol": 1,
+        },
+    }
+    path = folder / record["id"]
+    path.mkdir(parents=True)
+    (path / "trial.yaml").write_text(yaml.safe_dump(trial))
+    samples.to_parquet(path / "samples.parquet", index=False)
+    (path / "record.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    folder = tmp_path / "results" / "mine"
+    add(folder, 1, "full", {}, right=0.9)
+    for number, tokens in enumerate((64, 16), start=2):
+        add(folder, number, "topk", {"tokens": tokens}, right=0.5)
+    number = 10
+    for group in (2, 3):
+        for threshold in (0.1, 0.2):
+            tokens, right = 64, 0.9 if (group, threshold) == (3, 0.2) else 0.7
+            add(folder, number, "ivtp", {"tokens": tokens, "group": group, "threshold": threshold}, right=right)
+            number += 1
+    add(folder, number, "ivtp", {"tokens": 16, "group": 3, "threshold": 0.2}, right=0.6, measured=False)
+    failed = folder / ("f" * 16)
+    failed.mkdir()
+    trial = {"method": "pooling", "parameters": {"tokens": 50}, "task": "pocketvqa"}
+    (failed / "trial.yaml").write_text(yaml.safe_dump(trial))
+    (failed / "failure.json").write_text(json.dumps({"error": "out of <b>memory</b> | *bold*", "traceback": ""}))
+    return folder
+
+
+def cells(markdown: str, start: str) -> list[str]:
+    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_has_the_papers_layout(sweep, tmp_path):
+    path = report.write(sweep, tmp_path / "reports", "my <words>")
+    markdown = path.read_text()
+    assert path == tmp_path / "reports" / "mine.md"
+    header = next(line for line in markdown.splitlines() if line.startswith("| Method"))
+    assert [cell.strip() for cell in header.strip("|").split("|")][:6] == [
+        "Method",
+        "count",
+        "where",
+        "Avg.",
+        "95 %",
+        "Avg. rate",
+    ]
+    assert "| **64 tokens** |" in markdown and "| **16 tokens** |" in markdown and "my &lt;words&gt;" in markdown
+    full = cells(markdown, "full")
+    assert full[5] == "100.0 %" and full[6] == "1.576" and full[7] == "12.3" and full[9] == "1.769"
+    assert "says nothing about LLaVA-1.5" in markdown or "say nothing about LLaVA-1.5" in markdown
+
+
+def test_costs_name_their_saving_and_what_was_not_measured(sweep, tmp_path):
+    markdown = report.write(sweep, tmp_path / "reports").read_text()
+    topk = [line for line in markdown.splitlines() if line.startswith("| topk |")]
+    assert "1.064 (−32.5)" in topk[0] and "1.016 (−35.5)" in topk[1]
+    assert "not measured" in next(line for line in reversed(markdown.splitlines()) if line.startswith("| ivtp (group"))
+
+
+def test_what_equals_the_full_model_bears_the_sign_and_what_differs_does_not(sweep, tmp_path):
+    lines = report.write(sweep, tmp_path / "reports").read_text().splitlines()
+    (same,) = [line for line in lines if line.startswith("| ivtp (group 3, threshold 0.2)") and "12.3" in line]
+    assert "≈" in same
+    assert all("≈" not in line for line in lines if line.startswith("| topk |"))
+
+
+def test_a_grid_has_its_own_table_and_one_line_in_the_main_one(sweep, tmp_path):
+    markdown = report.write(sweep, tmp_path / "reports").read_text()
+    assert "### ivtp at 64 tokens: group × threshold" in markdown
+    assert cells(markdown, "group \\ threshold")[1:] == ["0.1", "0.2"]
+    assert cells(markdown, "3")[2].startswith("**") and not cells(markdown, "2")[2].startswith("**")
+    assert sum(line.startswith("| ivtp") for line in markdown.splitlines()) == 2
+    assert (tmp_path / "reports" / "mine" / "ivtp_64_group_threshold.png").exists()
+
+
+def test_failures_are_told_and_text_of_others_shows_as_text(sweep, tmp_path):
+    markdown = report.write(sweep, tmp_path / "reports").read_text()
+    assert "pooling 50 on pocketvqa: out of &lt;b&gt;memory&lt;/b&gt; \\| \\*bold\\*" in markdown
+    assert "a &lt;b&gt; CPU" in markdown
+    assert "8 done, 1 failed" in markdown
+
+
+def test_the_same_results_give_the_same_bytes(sweep, tmp_path):
+    report.write(sweep, tmp_path / "a")
+    report.write(sweep, tmp_path / "b")
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_nothing_to_report_is_one_line_and_writes_nothing(tmp_path):
+    (tmp_path / "results" / "none").mkdir(parents=True)
+    with pytest.raises(VtbenchError, match="no results to report"):
+        report.write(tmp_path / "results" / "none", tmp_path / "reports")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_sweep_with_failures_alone_reports_them(sweep, tmp_path):
+    for folder in sweep.glob("0*"):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    assert "## Failed trials" in report.write(sweep, tmp_path / "reports").read_text()
+
+
+def test_the_report_imports_no_torch():
+    code = "import sys, harness.report; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
