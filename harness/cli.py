@@ -1,0 +1,162 @@
+"""The command line: `vtbench run`, `report`, `methods`. Imports wait until a command needs them."""
+
+import json
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import VtbenchError
+
+if TYPE_CHECKING:
+    from harness.spec import Sweep, Trial
+    from harness.store import Store
+
+app = typer.Typer(
+    help="Benchmark visual-token pruning and merging in large vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file, see sweeps/README.md.")]
+Results = Annotated[Path, typer.Option(help="The folder of all sweeps' results.")]
+Reports = Annotated[Path, typer.Option(help="The folder of all reports.")]
+
+
+def main() -> None:
+    """Run the command line: a mistake is one line and exit code 2."""
+    try:
+        app()
+    except VtbenchError as error:
+        print(f"vtbench: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    file: File,
+    out: Results = Path("results"),
+    address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster, or local.")] = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the trials.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples a task, instead of the file's.")] = None,
+    reports: Reports = Path("reports"),
+) -> None:
+    """Run what is missing of a sweep, then write its report. Exit code 1 when a trial failed."""
+    from harness import spec
+    from harness.store import Store
+
+    sweep = spec.load_sweep(file, limit=limit)
+    spec.check(sweep)
+    store = Store(out / sweep.name)
+    if dry_run:
+        print_trials(sweep, store)
+        return
+    try:
+        failed = run_trials(sweep, store, address)
+    except KeyboardInterrupt:
+        print("vtbench: stopped; the same command does what is missing", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"report: {write_report(sweep, store.folder, reports)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP_OR_FILE", help="A sweep's name or its file.")],
+    results: Results = Path("results"),
+    out: Reports = Path("reports"),
+) -> None:
+    """Write a sweep's report from its results. Of a file, what it asks for; by name, all that is there."""
+    from harness.report import write
+
+    if Path(sweep).suffix in (".yaml", ".yml"):
+        from harness.spec import load_sweep
+
+        loaded = load_sweep(Path(sweep))
+        print(write_report(loaded, results / loaded.name, out))
+    else:
+        print(write(results / sweep, out))
+
+
+@app.command()
+def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the methods: paper, where they cut, parameters."""
+    from harness.catalogue import catalogue
+
+    entries = catalogue()
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        trained = ", trained" if entry["trained"] else ""
+        print(f"{entry['name']:<12}{entry['paper']}; cuts at: {', '.join(entry['seams']) or 'nothing'}{trained}")
+        for parameter in entry["parameters"]:
+            default = "required" if parameter["required"] else f"default {parameter['default']}"
+            print(f"{'':<12}  {parameter['name']}: {parameter['type']}, {default}")
+
+
+def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
+    """Run what is missing, print a summary, and return whether a trial failed."""
+    import pandas as pd
+
+    from harness import sweep as engine
+    from harness import track
+
+    def log(result: Any) -> None:
+        samples = pd.DataFrame() if result.samples is None else result.samples
+        track.log(result.record, samples, sweep=sweep.name, directory=store.folder)
+
+    trials = sweep.trials()
+    try:
+        outcome = engine.run(trials, store, sweep.axes.resources, address=address, after=log)
+    finally:
+        if store.folder.exists():
+            store.gather()
+    before = f", {outcome.skipped} before" if outcome.skipped else ""
+    print(f"{sweep.name}: {len(trials)} trials, {outcome.done} done now{before}, {len(outcome.failures)} failed")
+    for trial, reason in outcome.failures:
+        print(f"failed: {trial.label} ({store.folder / trial.id / 'failure.json'}): {reason}")
+    return bool(outcome.failures)
+
+
+def write_report(sweep: "Sweep", folder: Path, out: Path) -> Path:
+    """Write the report of the trials that the sweep asks for and return its path."""
+    from harness.report import write
+
+    return write(folder, out, sweep.axes.description, trials={trial.id for trial in sweep.trials()})
+
+
+def print_trials(sweep: "Sweep", store: "Store") -> None:
+    """Print every trial with its id, its state and the visual tokens that enter each layer."""
+    from harness.model.load import shape_of
+    from methods.schedule import tokens_per_layer
+
+    trials = sweep.trials()
+    done = sum(store.done(trial.id) for trial in trials)
+    print(f"{sweep.name}: {len(trials)} trials, {done} done, {len(trials) - done} to run")
+    shapes = {name: shape_of(name, trust_remote_code=sweep.axes.trust_remote_code) for name in sweep.axes.model}
+    rows = [("id", "state", "model", "trial", "tokens into ViT layers", "tokens into LLM layers")]
+    for trial in trials:
+        shape = shapes[trial.model]
+        tokens = tokens_per_layer(trial.make_method().stages(shape), shape)
+        rows.append((trial.id, state(trial, store), trial.model, trial.label, runs(tokens.vit), runs(tokens.llm)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def state(trial: "Trial", store: "Store") -> str:
+    """Return done, failed (and to be tried again) or waiting."""
+    if store.done(trial.id):
+        return "done"
+    return "failed" if (store.folder / trial.id / "failure.json").exists() else "waiting"
+
+
+def runs(lengths: tuple[int, ...]) -> str:
+    """Write 576, 576, 64 as `576×2 64`."""
+    counted = [(n, len(list(same))) for n, same in groupby(lengths)]
+    return " ".join(str(n) if times == 1 else f"{n}×{times}" for n, times in counted)
