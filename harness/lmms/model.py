@@ -163,6 +163,7 @@ class VtBench(lmms):
                 for layer in range(len(self.loaded.model.model.language_model.layers))
             ]
             self.observations[request.args[4], request.args[3]] = {
+                "question": request.args[0],
                 "images": count,
                 "vit": [tokens.vit[i] for i in mine],
                 "llm": llm,

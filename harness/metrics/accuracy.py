@@ -64,17 +64,18 @@ def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0)
 def _sample(lm: VtBench, task: str, metric: str, document: dict[str, Any]) -> dict[str, Any]:
     doc = document.get("doc") or {}
     answer = document["filtered_resps"][0]
+    seen = lm.observations[task, document["doc_id"]]
     value = document.get(metric)
     return {
         "task": task,
         "doc_id": int(document["doc_id"]),
         "image_id": str(doc.get("image_id", doc.get("question_id", document["doc_id"]))),
-        "question": str(document.get("input", "")),
+        "question": seen["question"],
         "target": str(document["target"]),
         "answer": str(answer),
         "metric": metric,
         "score": _number(value.get("score") if isinstance(value, dict) else value),
-        "visual_tokens": lm.observations[task, document["doc_id"]]["visual_tokens"],
+        "visual_tokens": seen["visual_tokens"],
     }
 
 

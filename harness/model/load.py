@@ -1,5 +1,6 @@
 """Loads a model by name: `pocket`, `random:…` (a known shape with random weights), a hub id or a local folder."""
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -67,6 +68,9 @@ RANDOM = {
 }
 
 
+HUB_ID = r"[\w.-]+/[\w.-]+"
+
+
 def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
     """Return a model's config, without its weights.
 
@@ -74,21 +78,25 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
     """
     if name in RANDOM:
         return RANDOM[name]()
-    source = WEIGHTS if name == "pocket" else name
+    if name != "pocket" and not Path(name).is_dir() and not re.fullmatch(HUB_ID, name):
+        raise _no_model(name, "no folder has that name, and a hub id is owner/name")
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(WEIGHTS if name == "pocket" else name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        known = ["pocket", *RANDOM]
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        reason = "the folder has no config that can be read" if Path(name).is_dir() else "nor a hub id that can be had"
-        raise VtbenchError(
-            f"{name!r} is not a model; {hint}allowed are {', '.join(known)}, a local folder or a hub id ({reason}: "
-            f"{type(error).__name__})"
-        ) from None
+        reason = "the folder has no config that can be read" if Path(name).is_dir() else "the hub does not give it"
+        raise _no_model(name, f"{reason}: {str(error).splitlines()[0]}") from None
     if not isinstance(config, LlavaConfig):
         raise VtbenchError(f"{name!r} is a {config.model_type}; allowed are models of type llava")
     return config
+
+
+def _no_model(name: str, reason: str) -> VtbenchError:
+    known = ["pocket", *RANDOM]
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return VtbenchError(
+        f"{name!r} is not a model; {hint}allowed are {', '.join(known)}, a local folder or a hub id ({reason})"
+    )
 
 
 def shape_of(name: str, *, trust_remote_code: bool = False) -> Shape:

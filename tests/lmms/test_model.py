@@ -1,0 +1,133 @@
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.models import get_model
+from PIL import Image
+
+from harness.errors import VtbenchError
+from harness.lmms.model import ImageCache, VtBench
+from harness.lmms.tasks import manager_for
+from harness.model.load import load
+
+RED, BLUE = Image.new("RGB", (120, 120), (200, 20, 20)), Image.new("RGB", (60, 90), (20, 20, 200))
+DOCS = [
+    {"question": "what color is the small object?", "images": [RED]},
+    {"question": "is there a red circle in the picture?", "images": [BLUE]},
+    {"question": "where is the ring?", "images": [RED, BLUE]},
+    {"question": "how many red circles are there?", "images": []},
+]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load("random:pocket")
+
+
+def requests(lm: VtBench, **settings) -> list[Instance]:
+    lm.task_dict = {"t": {"test": DOCS}}
+    return [
+        Instance(
+            request_type="generate_until",
+            arguments=(doc["question"], {"max_new_tokens": 4, **settings}, lambda d: d["images"], i, "t", "test"),
+            idx=0,
+            metadata={"task": "t", "doc_id": i, "repeats": 1},
+        )
+        for i, doc in enumerate(DOCS)
+    ]
+
+
+def answers(lm: VtBench, **settings) -> list[str]:
+    return [result.text for result in lm.generate_until(requests(lm, **settings))]
+
+
+@pytest.mark.parametrize("method", ["full", "topk", "ivtp"])
+def test_batched_answers_equal_those_one_by_one_and_those_of_a_second_run(loaded, method):
+    parameters = {} if method == "full" else {"tokens": 64}
+    batched = VtBench(loaded, method, batch_size=4, **parameters)
+    first = answers(batched)
+    assert all(first)
+    assert first == answers(VtBench(loaded, method, batch_size=1, **parameters)) == answers(batched)
+
+
+def test_observations_tell_the_tokens_of_every_layer(loaded):
+    lm = VtBench(loaded, "fastv", tokens=64, budget="kept", batch_size=4)
+    answers(lm)
+    assert lm.observations["t", 0] == {
+        "question": DOCS[0]["question"],
+        "images": 1,
+        "vit": [[576] * 8],
+        "llm": [576, 576, 64, 64, 64, 64],
+        "visual_tokens": 576,
+        "text_tokens": len(loaded.processor.tokenizer(lm.prompt(DOCS[0]["question"], 0))["input_ids"]),
+    }
+    assert lm.observations["t", 2]["llm"] == [1152, 1152, 128, 128, 128, 128]
+    assert lm.observations["t", 3]["visual_tokens"] == 0 and lm.observations["t", 3]["vit"] == []
+
+
+def test_the_prompt_is_llavas_own(loaded):
+    prompt = VtBench(loaded).prompt("what?", 2)
+    assert prompt == "USER: <image>\n<image>\nwhat? ASSISTANT:"
+
+
+def test_the_answer_stops_where_the_task_says(loaded):
+    lm = VtBench(loaded)
+    plain = answers(lm)
+    word = plain[0].split()[0]
+    assert answers(lm, until=[word])[0] == ""
+
+
+def test_an_error_in_generation_is_raised_and_never_an_empty_answer(loaded, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(loaded.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answers(VtBench(loaded))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"do_sample": True, "temperature": 1.0}, "allowed is greedy"), ({"num_beams": 3}, "allowed is greedy")],
+)
+def test_more_than_greedy_decoding_is_refused(loaded, settings, message):
+    with pytest.raises(VtbenchError, match=message):
+        answers(VtBench(loaded), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "poket"}, "'poket' is not a model; did you mean pocket"),
+        ({"method": "ivpt", "tokens": 64}, "method: 'ivpt' is unknown"),
+        ({"method": "topk"}, "topk: tokens is missing"),
+        ({"dtype": "int8"}, "dtype: 'int8' is unknown; allowed are float32"),
+    ],
+)
+def test_a_wrong_name_is_told(settings, message):
+    with pytest.raises(VtbenchError, match=message):
+        VtBench(**settings)
+
+
+def test_images_are_preprocessed_once_and_the_oldest_go_first(loaded, monkeypatch):
+    monkeypatch.setattr("harness.lmms.model.IMAGE_CACHE_BYTES", 400_000)
+    cache, processor = ImageCache(), loaded.processor.image_processor
+    first = cache.pixels(processor, RED)
+    assert cache.pixels(processor, RED.copy()) is first
+    expected = processor(images=RED, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(first, expected)
+    cache.pixels(processor, BLUE)
+    assert len(cache.kept) == 1 and cache.bytes < 400_000
+
+
+def test_lmms_eval_knows_the_model_by_its_entry_point():
+    assert get_model("vtbench") is VtBench
+
+
+def test_arguments_of_lmms_evals_command_line(loaded):
+    lm = VtBench.create_from_arg_string("model=random:pocket,method=ivtp,tokens=64,threshold=0.1", {"batch_size": "2"})
+    assert lm.method.tokens == 64 and lm.method.threshold == 0.1 and lm.batch_size_per_gpu == 2
+
+
+def test_our_own_tasks_are_found_without_lmms_evals():
+    assert {"pocketvqa", "pocket_tiny", "pocketvqa_count"} <= set(manager_for("pocketvqa").all_tasks)
+    assert "gqa" not in manager_for("pocketvqa").all_tasks
