@@ -16,8 +16,8 @@ SAME = "≈"
 
 def text(value: object) -> str:
     """Return a text that markdown and HTML show as it is, in one table cell."""
-    escaped = html.escape(" ".join(str(value).split()))
-    for character in "\\`*_{}[]|~#":
+    escaped = html.escape(" ".join(str(value).split()), quote=False)
+    for character in "\\`*_[]|~":
         escaped = escaped.replace(character, f"\\{character}")
     return escaped
 
