@@ -22,7 +22,12 @@ def accuracy_tokens(results: Results, compared: Compared, path: Path) -> None:
     """Draw accuracy against the nominal budget."""
     budgets = sorted({row.tokens for row in results.rows if row.tokens is not None})
     figure, axes = _axes("visual tokens (nominal budget)")
-    _curves(axes, results, compared, {i: float(row.tokens) for i, row in enumerate(results.rows) if row.tokens})
+    methods = sorted({row.method for row in results.rows})
+    apart = {method: 2 ** (0.05 * (number - len(methods) / 2)) for number, method in enumerate(methods)}
+    # Side by side, so that the intervals at one budget can be told apart.
+    _curves(
+        axes, results, compared, {i: row.tokens * apart[row.method] for i, row in enumerate(results.rows) if row.tokens}
+    )
     axes.set_xscale("log", base=2)
     axes.set_xticks(budgets)
     axes.xaxis.set_major_formatter(ScalarFormatter())
