@@ -49,8 +49,9 @@ def run(
     from harness.store import Store
 
     sweep = spec.load_sweep(file, limit=limit)
-    spec.check(sweep)
     store = Store(out / sweep.name)
+    if dry_run or not all(store.done(trial.id) for trial in sweep.trials()):
+        spec.check(sweep)
     if dry_run:
         print_trials(sweep, store)
         return

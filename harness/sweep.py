@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import ray
@@ -28,7 +29,14 @@ from harness.store import Store
 ATTEMPTS = 2  # of a trial whose worker dies
 OBJECT_STORE = 200 * 2**20  # bytes; records are small
 
-Execute = Callable[[Trial, Any], Any]  # (trial, warm) -> trial.Result
+Prepare = Callable[[str], Callable[[Trial], Any]]  # in a worker, from its device to what runs a trial to a trial.Result
+
+
+def prepare(device: str) -> Callable[[Trial], Any]:
+    """Return what runs trials with a warm model."""
+    from harness.trial import Warm, run
+
+    return partial(run, warm=Warm(device))
 
 
 class Failed(NamedTuple):
@@ -50,14 +58,9 @@ class Outcome:
 class Worker:
     """A process that keeps a model warm."""
 
-    def __init__(self, execute: Execute | None, threads: int) -> None:
+    def __init__(self, prepare: Prepare, threads: int) -> None:
         torch.set_num_threads(threads)
-        if execute is None:
-            from harness.trial import run
-
-            execute = run
-        self.execute = execute
-        self.warm: Any = None
+        self.execute = prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
     def ready(self) -> None:
         """Return when the process is there."""
@@ -65,11 +68,7 @@ class Worker:
     def run(self, trial: Trial) -> Any:
         """Return what running the trial gave, or Failed: an exception costs neither process nor model."""
         try:
-            if self.warm is None:
-                from harness.trial import Warm
-
-                self.warm = Warm("cuda" if ray.get_gpu_ids() else "cpu")
-            return self.execute(trial, self.warm)
+            return self.execute(trial)
         except Exception as error:
             name = "" if isinstance(error, VtbenchError) else f"{type(error).__name__}: "
             return Failed(" ".join(f"{name}{error}".split()), traceback.format_exc())
@@ -105,19 +104,19 @@ def run(
     resources: Resources,
     *,
     address: str = "local",
-    execute: Execute | None = None,
+    prepare: Prepare = prepare,
     after: Callable[[Any], None] = lambda result: None,
 ) -> Outcome:
     """Run the trials that the store has not, and store each as it ends.
 
-    execute replaces `trial.run`; after is called with every stored result. Errors: VtbenchError when no worker can be
-    had; KeyboardInterrupt goes through, after the workers have been stopped.
+    prepare: what runs a trial; after: called with every stored result.
+    Errors: VtbenchError when no worker can be had; KeyboardInterrupt goes through, after the workers have been stopped.
     """
     missing = [trial for trial in trials if not store.done(trial.id)]
     outcome = Outcome(skipped=len(trials) - len(missing))
     if missing:
         with board(len(missing)) as shown, connected(address):
-            _Loop(missing, store, resources, execute, after, outcome, shown).run()
+            _Loop(missing, store, resources, prepare, after, outcome, shown).run()
     return outcome
 
 
@@ -146,13 +145,13 @@ class _Loop:
         trials: list[Trial],
         store: Store,
         resources: Resources,
-        execute: Execute | None,
+        prepare: Prepare,
         after: Callable[[Any], None],
         outcome: Outcome,
         shown: Board,
     ) -> None:
         self.queue, self.store, self.resources = Queue(trials), store, resources
-        self.execute, self.after, self.outcome, self.shown = execute, after, outcome, shown
+        self.prepare, self.after, self.outcome, self.shown = prepare, after, outcome, shown
         self.attempts: dict[str, int] = defaultdict(int)
         self.stillborn = 0  # workers that died before their first trial
         self.models: dict[ActorHandle[Any], object] = {}  # every worker, and the model it has
@@ -185,7 +184,8 @@ class _Loop:
         """Start a worker. Its trial comes when it reports in, for it may have to wait for its place."""
         cpus, gpus = self.resources.cpus, self.resources.gpus
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
-        worker: ActorHandle[Any] = ray.remote(Worker).options(**options).remote(self.execute, max(1, int(cpus)))  # type: ignore[assignment]
+        remote: Any = ray.remote(Worker).options(**options)
+        worker = remote.remote(self.prepare, max(1, int(cpus)))
         self.models[worker] = None
         self.running[worker.ready.remote()] = worker, None, time.monotonic()
 
@@ -229,7 +229,7 @@ class _Loop:
             self.keep(trial, Failed(reason, str(error)), seconds)
         else:
             self.stillborn += 1
-            if self.stillborn > ATTEMPTS:
+            if self.stillborn == ATTEMPTS:
                 raise VtbenchError(f"no worker can start: {str(error).splitlines()[-1]}")
         if self.queue:
             self.hire()

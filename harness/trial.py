@@ -148,7 +148,7 @@ def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Obs
 def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder | None) -> Observed:
     """Show a model that cannot read a grey image and meaningless text, for its costs."""
     config, patches = loaded.model.config, loaded.shape.patches
-    ids = torch.arange(TEXT_TOKENS + patches)[None] % TEXT_TOKENS + 3
+    ids = torch.full((1, TEXT_TOKENS + patches), 0 if config.image_token_id else 1)
     ids[0, 1 : 1 + patches] = config.image_token_id
     side = config.vision_config.image_size
     prompt = {

@@ -1,0 +1,103 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.spec import load_sweep
+from harness.store import Store
+
+GOOD = "model: random:llava-1.5-7b\ntasks: pocketvqa\nmethods: [full, {pooling: {tokens: [16, 64]}}]\n"
+
+
+def vtbench(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["vtbench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "x.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, ": there is no such file"),
+        ("model: [\n", ":2:1: not YAML: expected the node content, but found '<stream end>'"),
+        ("model: a\n\ttasks: b\n", ":2:1: not YAML: found character '\\t' that cannot start any token"),
+        (GOOD + "token: 3\n", ":token: is not a key; did you mean tokens?"),
+        (GOOD.replace("full", "fulll"), ":methods[0]: 'fulll' is not a method; did you mean full?"),
+        (GOOD.replace("tokens", "tokns"), ":methods[1].pooling.tokns: is not a parameter; did you mean tokens?"),
+        (GOOD.replace("16", "sixteen"), ":methods[1].pooling.tokens: 'sixteen' is not possible; it should be a valid"),
+        (GOOD + "dtype: float\n", ":dtype: 'float' is not possible; did you mean float32? allowed are float32"),
+        (GOOD + "limit: []\n", ":limit: is empty"),
+        (GOOD.replace("16", "50"), ":methods[1].pooling.tokens: 50 is not possible, pooling needs a square"),
+        (GOOD.replace("1.5", "1.6"), ":model: 'random:llava-1.6-7b' is not a model; did you mean random:llava-1.5-7b?"),
+        (GOOD.replace("vqa", "vqq"), ":tasks: 'pocketvqq' is not a task; did you mean pocketvqa"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_and_nothing_is_written(tmp_path, file, text, complaint, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    places = ("--out", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert vtbench(monkeypatch, "run", file, *places) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"vtbench: {file}{complaint}") and err.count("\n") == 1
+    assert not (tmp_path / "results").exists() and not (tmp_path / "reports").exists()
+
+
+def test_no_results_to_report(tmp_path, file, monkeypatch, capsys):
+    places = ("--results", tmp_path / "results", "--out", tmp_path / "reports")
+    for what in ("x", file):
+        assert vtbench(monkeypatch, "report", what, *places) == 2
+        out, err = capsys.readouterr()
+        assert (
+            out == "" and err == f"vtbench: {tmp_path / 'results' / 'x'}: no results to report; run the sweep first\n"
+        )
+    assert not (tmp_path / "results").exists() and not (tmp_path / "reports").exists()
+
+
+def test_a_dry_run_tells_ids_schedules_and_what_is_done(tmp_path, file, monkeypatch, capsys):
+    full, small, large = load_sweep(file).trials()
+    store = Store(tmp_path / "results" / "x")
+    store.write(full, {"id": full.id}, None)
+    store.fail(small, "no", "")
+    assert vtbench(monkeypatch, "run", file, "--dry-run", "--out", tmp_path / "results") == 0
+    head, names, *rows = capsys.readouterr().out.splitlines()
+    assert head == "x: 3 trials, 1 done, 2 to run"
+    assert names.split("  ")[0] == "id"
+    assert [row.split() for row in rows] == [
+        [full.id, "done", "random:llava-1.5-7b", "full", "on", "pocketvqa", "576×23", "576×32"],
+        [small.id, "failed", "random:llava-1.5-7b", "pooling", "16", "on", "pocketvqa", "576×23", "16×32"],
+        [large.id, "waiting", "random:llava-1.5-7b", "pooling", "64", "on", "pocketvqa", "576×23", "64×32"],
+    ]
+    assert vtbench(monkeypatch, "run", file, "--dry-run", "--limit", 3, "--out", tmp_path / "results") == 0
+    assert capsys.readouterr().out.startswith("x: 3 trials, 0 done, 3 to run\n")
+
+
+def test_methods_are_listed(monkeypatch, capsys):
+    assert vtbench(monkeypatch, "methods", "--json") == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["ivtp"]["seams"] == ["vit", "llm"] and entries["full"]["seams"] == []
+    assert entries["fastv"]["parameters"] == [
+        {"name": "tokens", "type": "int", "required": True, "default": None},
+        {"name": "positions", "type": "original or contiguous", "required": False, "default": "original"},
+        {"name": "layer", "type": "int", "required": False, "default": 2},
+        {"name": "budget", "type": "mean or kept", "required": False, "default": "mean"},
+    ]
+    assert vtbench(monkeypatch, "methods") == 0
+    assert "ToMe (ICLR 2023); cuts at: vit\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lengths", "written"), [((), ""), ((5,), "5"), ((5, 5, 3, 5), "5×2 3 5")])
+def test_lengths_are_written_in_runs(lengths, written):
+    assert cli.runs(lengths) == written

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.metrics import latency
+from harness.spec import Trial, load_sweep
+from harness.trial import TEXT_TOKENS, Warm, run
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Warm:
+    return Warm("cpu")
+
+
+def trials(tmp_path: Path, text: str) -> list[Trial]:
+    path = tmp_path / "x.yaml"
+    path.write_text("tasks: pocket_tiny\n" + text)
+    return load_sweep(path).trials()
+
+
+def test_a_record_has_what_was_asked_for(tmp_path, warm):
+    text = "model: pocket\nlimit: 3\nmethods: [full, {ivtp: {tokens: 64}}]\n"
+    full, ivtp = (run(trial, warm) for trial in trials(tmp_path, text))
+    record = ivtp.record
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record["trial"]["parameters"]["group"] == 3 and record["id"] == trials(tmp_path, text)[1].id
+    assert set(record["scores"]) == {f"pocket_tiny_{name}" for name in FAMILIES}
+    assert all(0 <= scores["exact_match"] <= 1 and scores["n"] == 3 for scores in record["scores"].values())
+    assert len(ivtp.samples) == 3 * len(FAMILIES)
+    for task, scores in record["scores"].items():
+        assert ivtp.samples[ivtp.samples.task == task].score.mean() == pytest.approx(scores["exact_match"])
+    tokens = record["tokens"]
+    assert (tokens["nominal"], tokens["into_llm"], tokens["llm"][-1], full.record["tokens"]["llm"]) == (
+        64,
+        128,
+        64,
+        [576] * 6,
+    )
+    assert record["flops"]["total"]["flops"] < full.record["flops"]["total"]["flops"]
+    assert record["flops"]["extra"].keys() >= {"rider", "text encoder"}
+    assert record["memory"]["kv_visual_bytes"] == sum(tokens["llm"]) * 2 * 128 * 2
+    assert len(record["latency"]["prefill_ms"]["raw"]) == 10 and record["latency"]["clock"] == "CPU time"
+    provenance = record["provenance"]
+    assert {"git_commit", "cpu_or_gpu_name", "lmms_eval", "started", "host_threads"} <= provenance.keys()
+    assert (provenance["device"], provenance["dtype"], provenance["seed"]) == ("cpu", "float32", 0)
+
+
+FAMILIES = ("attribute", "existence", "count", "where", "relation", "ocr", "choice")
+
+
+def test_the_same_trial_twice_gives_the_same_answers(tmp_path, warm):
+    (trial,) = trials(tmp_path, "model: pocket\nlimit: 2\nmethods: {random: {tokens: 16}}\nmeasure: accuracy\n")
+    first, second = run(trial, warm), run(trial, Warm("cpu"))
+    assert first.samples.equals(second.samples)
+    assert [first.record[key] for key in ("tokens", "flops", "latency", "memory")] == [None] * 4
+
+
+def test_what_was_not_asked_for_is_null(tmp_path, warm):
+    (trial,) = trials(tmp_path, "model: pocket\nmethods: {topk: {tokens: 16}}\nmeasure: latency\n")
+    result = run(trial, warm)
+    assert result.samples is None and result.record["scores"] is None and result.record["memory"] is None
+    assert result.record["latency"]["warmup"] == 3
+
+
+def test_a_model_that_cannot_read_gives_its_costs(tmp_path, monkeypatch):
+    loaded = Warm("cpu")
+    (trial,) = trials(tmp_path, "model: 'random:pocket'\nmethods: {fastv: {tokens: 64, budget: kept}}\n")
+    loaded.model(trial)
+    loaded._loaded = {key: _without_processor(model) for key, model in loaded._loaded.items()}
+    result = run(trial, loaded)
+    assert result.samples is None and result.record["scores"] is None
+    assert result.record["tokens"]["llm"] == [576, 576, 64, 64, 64, 64]
+    assert result.record["flops"]["text_tokens"] == TEXT_TOKENS
+
+
+def _without_processor(model):
+    from dataclasses import replace
+
+    return replace(model, processor=None)
+
+
+def test_the_model_stays_warm_until_another_is_needed(tmp_path):
+    text = "model: ['random:pocket', pocket]\nmethods: [full, {topk: {tokens: 16}}]\n"
+    warm = Warm("cpu")
+    one, two, three, _ = (warm.model(trial).model for trial in trials(tmp_path, text))
+    assert one is two and one is not three and len(warm._loaded) == 1
+
+
+def test_untimed_work_keeps_timed_sections_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency.tempfile, "gettempdir", lambda: str(tmp_path))
+    cpu = torch.device("cpu")
+    with latency.device_to_itself(cpu, alone=False), latency.device_to_itself(cpu, alone=False):
+        lock = (tmp_path / "vtbench-cpu.lock").open()
+        with pytest.raises(BlockingIOError):
+            latency.fcntl.flock(lock, latency.fcntl.LOCK_EX | latency.fcntl.LOCK_NB)
+    latency.fcntl.flock(lock, latency.fcntl.LOCK_EX | latency.fcntl.LOCK_NB)
+    lock.close()
