@@ -1,8 +1,9 @@
 """Reads a sweep's folder into rows: one a configuration, the tasks of its trials side by side."""
 
 import json
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pandas as pd
 import yaml
 
 from harness.errors import VtbenchError
+
+# Rows that differ in one of these answered other questions or with another model: they are never merged or compared.
+SETTING = ("seed", "dtype", "attention", "limit", "batch_size", "text_encoder", "protocol")
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Row:
     model: str
     method: str
     parameters: dict[str, Any]
-    setting: dict[str, Any]  # seed, dtype, attention, limit
+    setting: dict[str, Any]  # what else its numbers depend on: SETTING and the fingerprints of weights and task files
     records: list[dict[str, Any]] = field(default_factory=list)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -64,10 +68,19 @@ class Results:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
 
+    @property
+    def differing(self) -> list[str]:
+        """The settings that take several values for one model."""
+        models = {row.model for row in self.rows}
+        found = {(row.model, key, str(value)) for row in self.rows for key, value in row.setting.items()}
+        taken = Counter((model, key) for model, key, _ in found)
+        return [key for key in self.rows[0].setting if max(taken[model, key] for model in models) > 1]
+
 
 def read(folder: Path, trials: Collection[str] | None = None) -> Results:
     """Read what is done of a sweep, or of these trials of it. Errors: VtbenchError when nothing is."""
     rows: dict[str, Row] = {}
+    done = []
     failures = []
     for trial_folder in sorted(path for path in folder.glob("*") if (path / "trial.yaml").exists()):
         if trials is not None and trial_folder.name not in trials:
@@ -77,20 +90,42 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             record = json.loads(record_path.read_text(encoding="utf-8"))
             samples_path = trial_folder / "samples.parquet"
             samples = pd.read_parquet(samples_path) if samples_path.exists() else pd.DataFrame()
-            trial = record["trial"]
-            setting = {key: trial[key] for key in ("seed", "dtype", "attention", "limit")}
-            key = json.dumps([trial["model"], trial["method"], trial["parameters"], setting], sort_keys=True)
-            row = rows.setdefault(key, Row(trial["model"], trial["method"], trial["parameters"], setting))
-            row.records.append(record)
-            rows[key] = Row(
-                row.model, row.method, row.parameters, row.setting, row.records, pd.concat([row.samples, samples])
-            )
+            done.append((record, samples))
         elif (trial_folder / "failure.json").exists():
             trial = yaml.safe_load((trial_folder / "trial.yaml").read_text(encoding="utf-8"))
             failure = json.loads((trial_folder / "failure.json").read_text(encoding="utf-8"))
             failures.append((trial, failure["error"]))
-    if not rows and not failures:
+    if not done and not failures:
         raise VtbenchError(f"{folder}: no results to report; run the sweep first")
+    versions = _task_versions([record for record, _ in done])
+    for (record, samples), version in zip(done, versions, strict=True):
+        trial = record["trial"]
+        setting = {key: trial.get(key) for key in SETTING}
+        setting |= {"weights": (trial.get("content") or {}).get("model"), "task files": version}
+        key = json.dumps([trial["model"], trial["method"], trial["parameters"], setting], sort_keys=True)
+        row = rows.setdefault(key, Row(trial["model"], trial["method"], trial["parameters"], setting))
+        row.records.append(record)
+        together = pd.concat([row.samples, samples])
+        if len(together):  # a group and one of its tasks in the same sweep ask the same questions
+            together = together.drop_duplicates(["task", "doc_id"])
+        rows[key] = replace(row, samples=together)
     order = list(rows.values())
-    order.sort(key=lambda row: (row.model, row.tokens is not None, -(row.tokens or 0), row.method, str(row.parameters)))
-    return Results(folder.name, order, failures)
+    order.sort(
+        key=lambda row: (
+            row.model,
+            row.tokens is not None,
+            -(row.tokens or 0),
+            row.method,
+            str(row.parameters),
+            str(row.setting),
+        )
+    )
+    return Results(folder.resolve().name, order, failures)
+
+
+def _task_versions(records: list[dict[str, Any]]) -> list[str | None]:
+    """Return the fingerprint of each trial's task files; a task without files goes with the only version there is."""
+    found = [(record["trial"].get("content") or {}).get("task") for record in records]
+    known = {version for version in found if version}
+    only = next(iter(known)) if len(known) == 1 else None
+    return [version or only for version in found]

@@ -88,8 +88,9 @@ def in_main_table(results: Results) -> list[int]:
 def label(results: Results, row: Row) -> str:
     """Return a row's name: the method and the parameters that vary in the sweep."""
     keys = varied(results)[row.method]
-    shown = ", ".join(f"{key} {row.parameters[key]}" for key in keys)
-    return text(f"{row.method} ({shown})" if shown else row.method)
+    shown = [f"{key} {row.parameters[key]}" for key in keys]
+    shown += [f"{key} {row.setting[key]}" for key in results.differing]
+    return text(f"{row.method} ({', '.join(shown)})" if shown else row.method)
 
 
 def short_names(tasks: Sequence[str]) -> dict[str, str]:

@@ -178,3 +178,31 @@ def test_a_sweep_with_failures_alone_reports_them(sweep, tmp_path):
 def test_the_report_imports_no_torch():
     code = "import sys, harness.report; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def amend(folder: Path, number: int, **trial: object) -> None:
+    path = folder / f"{number:016x}" / "record.json"
+    record = json.loads(path.read_text())
+    record["trial"] |= trial
+    path.write_text(json.dumps(record))
+
+
+def test_results_of_other_weights_are_neither_merged_nor_compared(tmp_path):
+    folder = tmp_path / "mine"
+    for number, (weights, right) in enumerate((("old", 0.9), ("new", 0.5)), start=1):
+        add(folder, number, "full", {}, right=right)
+        amend(folder, number, content={"model": weights})
+    add(folder, 3, "topk", {"tokens": 64}, right=0.5)
+    amend(folder, 3, content={"model": "new"})
+    markdown = report.write(folder, tmp_path / "reports").read_text()
+    assert len([line for line in markdown.splitlines() if line.startswith("| full (weights")]) == 2
+    assert cells(markdown, "topk (weights new)")[5] == "100.0 %"
+
+
+def test_a_group_and_one_of_its_tasks_ask_each_question_once(tmp_path):
+    folder = tmp_path / "mine"
+    for number in (1, 2):
+        add(folder, number, "full", {}, right=0.9)
+        amend(folder, number, task=f"group {number}")
+    add(folder, 3, "topk", {"tokens": 64}, right=0.5)
+    assert cells(report.write(folder, tmp_path / "reports").read_text(), "topk")[5] == "52.8 %"
