@@ -26,8 +26,9 @@ POCKET = (
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images. Avg. rate is that "
     f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same "
-    "samples, or a paired bootstrap for graded scores; Holm's correction over the table, 5 %). KV MB and tokens "
-    "count visual tokens. Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
+    "samples, or a paired bootstrap for graded scores; Holm's correction over all comparisons of this report, 5 %). "
+    "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
+    "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
 
 

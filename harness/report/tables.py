@@ -34,14 +34,26 @@ class Compared:
     def __init__(self, results: Results) -> None:
         self.average: dict[int, Interval] = {}
         self.difference: dict[int, Difference] = {}
-        full = {self._key(row): row for row in results.rows if row.method == "full" and len(row.samples)}
+        self.retention: dict[int, float] = {}
+        full = {self._key(row): row for row in results.rows if row.method == "full"}
         for index, row in enumerate(results.rows):
-            if row.samples.empty:
+            scored = _scored(row)
+            if scored.empty:
                 continue
-            self.average[index] = interval(row.samples)
+            self.average[index] = interval(scored)
             reference = full.get(self._key(row))
-            if reference is not None and row.method != "full":
-                self.difference[index] = paired(row.samples, reference.samples)
+            if reference is None:
+                continue
+            # Where a trial failed the row has fewer tasks; full is then averaged over the same ones.
+            answers = _scored(reference)
+            same = answers[answers["task"].isin(scored["task"].unique())] if len(answers) else answers
+            if set(same.get("task", ())) != set(scored["task"]):
+                continue
+            mean = same.groupby("task")["score"].mean().mean()
+            if mean:
+                self.retention[index] = self.average[index].mean / mean
+            if row.method != "full":
+                self.difference[index] = paired(scored, same)
         real = distinguishable([difference.p for difference in self.difference.values()])
         self.same = {index for index, is_real in zip(self.difference, real, strict=True) if not is_real}
         self.full = {index: full.get(self._key(row)) for index, row in enumerate(results.rows)}
@@ -49,6 +61,11 @@ class Compared:
     @staticmethod
     def _key(row: Row) -> tuple[str, str]:
         return row.model, str(row.setting)
+
+
+def _scored(row: Row) -> pd.DataFrame:
+    """Return the samples that have a score: a judge without a key gives none."""
+    return row.samples if row.samples.empty else row.samples.dropna(subset="score")
 
 
 def varied(results: Results) -> dict[str, list[str]]:
@@ -114,7 +131,7 @@ def main_table(results: Results, compared: Compared) -> str:
         "Avg.",
         "95 %",
         "Avg. rate",
-        f"{unit} (−%)",
+        f"{unit} (%)",
         f"prefill ms{clock}",
         f"decode ms{clock}",
         "KV MB",
@@ -139,27 +156,24 @@ def _cells(results: Results, compared: Compared, index: int, tasks: list[str], d
     average = compared.average.get(index)
     flops = row.mean("flops", "total", "flops")
     full_flops = full.mean("flops", "total", "flops") if full else None
-    saved = f" (−{100 * (1 - flops / full_flops):.1f})" if flops and full_flops and full is not row else ""
+    change = 100 * (flops / full_flops - 1) if flops and full_flops and full is not row else None
+    saved = "" if change is None else f" ({change:+.1f})".replace("-", "−")
     kv = row.mean("memory", "kv_visual_bytes")
     into, mean = row.mean("tokens", "into_llm"), row.mean("tokens", "mean_llm")
-    reference = interval_of(compared, results, full)
     same = f" {SAME}" if index in compared.same else ""
+    present = [task for task in tasks if row.scores.get(task) is not None]
+    part = f" ({len(present)} of {len(tasks)} tasks)" if len(present) < len(tasks) else ""
     return [
         *(_score(row.scores.get(task)) for task in tasks),
-        NOT_MEASURED if average is None else f"{100 * average.mean:.1f}{same}",
+        NOT_MEASURED if average is None else f"{100 * average.mean:.1f}{same}{part}",
         "" if average is None else f"{100 * average.low:.1f}–{100 * average.high:.1f}",
-        f"{100 * average.mean / reference.mean:.1f} %" if average and reference and reference.mean else "",
+        f"{100 * compared.retention[index]:.1f} %" if index in compared.retention else "",
         NOT_MEASURED if flops is None else f"{flops / divisor:.3f}{saved}",
         _number(row.mean("latency", "prefill_ms", "median"), 1),
         _number(row.mean("latency", "decode_ms", "median"), 1),
         _number(None if kv is None else kv / 1e6, 3),
         NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}",
     ]
-
-
-def interval_of(compared: Compared, results: Results, row: Row | None) -> Interval | None:
-    """Return the average of a row of the results."""
-    return next((compared.average.get(i) for i, other in enumerate(results.rows) if other is row), None)
 
 
 def _score(value: float | None) -> str:

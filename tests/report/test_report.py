@@ -206,3 +206,48 @@ def test_a_group_and_one_of_its_tasks_ask_each_question_once(tmp_path):
         amend(folder, number, task=f"group {number}")
     add(folder, 3, "topk", {"tokens": 64}, right=0.5)
     assert cells(report.write(folder, tmp_path / "reports").read_text(), "topk")[5] == "52.8 %"
+
+
+def rewrite(folder: Path, number: int, change) -> None:
+    """Let `change(record, samples)` alter a trial and return its samples."""
+    record_path, samples_path = (folder / f"{number:016x}" / name for name in ("record.json", "samples.parquet"))
+    record = json.loads(record_path.read_text())
+    samples = change(record, pd.read_parquet(samples_path))
+    record_path.write_text(json.dumps(record))
+    samples.to_parquet(samples_path, index=False)
+
+
+def test_a_row_that_lacks_a_task_says_so_and_is_held_against_full_on_the_same_tasks(tmp_path):
+    folder = tmp_path / "mine"
+    add(folder, 1, "full", {}, right=0.9)
+    add(folder, 2, "topk", {"tokens": 64}, right=0.9)
+    rewrite(folder, 1, lambda record, samples: samples.assign(score=samples.score.where(samples.task == TASKS[0], 0.0)))
+
+    def lack(record, samples):
+        del record["scores"][TASKS[1]]
+        return samples[samples.task == TASKS[0]]
+
+    rewrite(folder, 2, lack)
+    row = cells(report.write(folder, tmp_path / "reports").read_text(), "topk")
+    assert row[2] == "not measured" and row[3].endswith("≈ (1 of 2 tasks)") and row[5] == "100.0 %"
+
+
+def test_samples_that_no_judge_scored_are_left_out(tmp_path):
+    folder = tmp_path / "mine"
+
+    def unscored(record, samples):
+        record["scores"][TASKS[1]]["exact_match"] = None
+        return samples.assign(score=samples.score.where(samples.task == TASKS[0]))
+
+    for number, (method, parameters) in enumerate((("full", {}), ("topk", {"tokens": 64})), start=1):
+        add(folder, number, method, parameters, right=0.9)
+        rewrite(folder, number, unscored)
+    row = cells(report.write(folder, tmp_path / "reports").read_text(), "topk")
+    assert row[2] == "not measured" and row[3].endswith("≈ (1 of 2 tasks)") and row[5] == "100.0 %"
+
+
+def test_a_method_that_costs_more_than_full_says_so(tmp_path):
+    folder = tmp_path / "mine"
+    add(folder, 1, "full", {}, right=0.9)
+    add(folder, 2, "topk", {"tokens": 1152}, right=0.9)
+    assert "2.152 (+36.5)" in cells(report.write(folder, tmp_path / "reports").read_text(), "topk")
