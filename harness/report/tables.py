@@ -251,9 +251,11 @@ def provenance(results: Results) -> str:
     lines = {
         "trials": f"{len(records)} done, {len(results.failures)} failed; {text(started[0])} to {text(started[-1])}",
         "model": every("trial", "model"),
-        "tasks": f"{every('trial', 'task')}; samples of each trial: "
-        + ", ".join(sorted({str(len(row.samples)) for row in results.rows})),
-        "limit of samples a task": every("trial", "limit"),
+        "tasks": f"{every('trial', 'task')}; samples of each row: "
+        + ", ".join(str(count) for count in sorted({len(row.samples) for row in results.rows})),
+        "limit of samples a task": ", ".join(
+            sorted({"all" if (limit := record["trial"]["limit"]) is None else str(limit) for record in records})
+        ),
         "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
         "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
         "seed": every("trial", "seed"),

@@ -251,3 +251,9 @@ def test_a_method_that_costs_more_than_full_says_so(tmp_path):
     add(folder, 1, "full", {}, right=0.9)
     add(folder, 2, "topk", {"tokens": 1152}, right=0.9)
     assert "2.152 (+36.5)" in cells(report.write(folder, tmp_path / "reports").read_text(), "topk")
+
+
+def test_no_limit_is_all_samples(tmp_path):
+    add(tmp_path / "mine", 1, "full", {}, right=0.9)
+    amend(tmp_path / "mine", 1, limit=None)
+    assert "- limit of samples a task: all\n" in report.write(tmp_path / "mine", tmp_path / "reports").read_text()
