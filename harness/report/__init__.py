@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import quote
 
 from harness.report import figures
 from harness.report.results import Results, read
@@ -12,8 +13,8 @@ from harness.report.tables import (
     SAME,
     Compared,
     failure_list,
-    grid_tables,
-    gridded,
+    grid_table,
+    grids,
     main_table,
     provenance,
     text,
@@ -54,6 +55,7 @@ def write(sweep_dir: Path, out: Path, description: str | None = None, *, trials:
 
 
 def _body(results: Results, compared: Compared, folder: Path, description: str | None) -> str:
+    link = quote(results.name)
     parts = [f"# {text(results.name)}\n"]
     if description:
         parts.append(f"{text(description)}\n")
@@ -67,25 +69,16 @@ def _body(results: Results, compared: Compared, folder: Path, description: str |
             ("accuracy_flops.png", "Accuracy against FLOPs", figures.accuracy_flops),
         ):
             draw(results, compared, folder / name)
-            parts.append(f"![{title}]({results.name}/{name})\n")
-        grids = grid_tables(results, compared)
-        if grids:
-            parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n", grids]
-            parts += _heat_maps(results, compared, folder)
+            parts.append(f"![{title}]({link}/{name})\n")
+        found = grids(results, compared)
+        if found:
+            parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n"]
+        for number, grid in enumerate(found, start=1):
+            parts.append(grid_table(grid))
+            if min(map(len, grid.values)) > 1:
+                figures.heat_map(grid, folder / f"grid_{number}.png")
+                parts.append(f"![{text(grid.title)}]({link}/grid_{number}.png)\n")
     if results.failures:
         parts += ["## Failed trials\n", failure_list(results)]
     parts += ["## Provenance\n", provenance(results)]
     return "\n".join(parts)
-
-
-def _heat_maps(results: Results, compared: Compared, folder: Path) -> list[str]:
-    parts = []
-    for method, (down, across) in gridded(results).items():
-        for tokens in sorted({row.tokens for row in results.rows if row.method == method and row.tokens}):
-            rows = [row.parameters for row in results.rows if row.method == method and row.tokens == tokens]
-            if min(len({str(row[key]) for row in rows}) for key in (down, across)) < 2:
-                continue
-            name = f"{method}_{tokens}_{down}_{across}.png"
-            figures.heat_map(results, compared, method, tokens, folder / name)
-            parts.append(f"![{method} at {tokens} tokens]({results.name}/{name})\n")
-    return parts

@@ -1,5 +1,6 @@
 """Figures: accuracy against tokens and against FLOPs, with intervals, and the heat map of a grid."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -10,8 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from harness.report.results import Results
-from harness.report.tables import Compared, flops_unit, gridded, in_main_table
+from harness.report.results import Results, Row
+from harness.report.tables import Compared, Grid, flops_unit, in_main_table, varied
 
 # Okabe and Ito's colour-blind-safe palette; every method has a marker of its own as well, for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
@@ -44,15 +45,10 @@ def accuracy_flops(results: Results, compared: Compared, path: Path) -> None:
     _save(figure, axes, path)
 
 
-def heat_map(results: Results, compared: Compared, method: str, tokens: int, path: Path) -> None:
-    """Draw the averages of a grid at one budget."""
-    down, across = gridded(results)[method]
-    cells = {
-        (row.parameters[down], row.parameters[across]): 100 * compared.average[i].mean
-        for i, row in enumerate(results.rows)
-        if row.method == method and row.tokens == tokens and i in compared.average
-    }
-    ys, xs = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+def heat_map(grid: Grid, path: Path) -> None:
+    """Draw a grid's averages."""
+    cells = {key: 100 * cell.mean for key, cell in grid.cells.items()}
+    ys, xs = grid.values
     values = [[cells.get((y, x), float("nan")) for x in xs] for y in ys]
     figure, axes = plt.subplots(figsize=(1.6 + 0.9 * len(xs), 1.4 + 0.7 * len(ys)), layout="constrained")
     image = axes.imshow(values, cmap="cividis", aspect="auto")
@@ -62,9 +58,9 @@ def heat_map(results: Results, compared: Compared, method: str, tokens: int, pat
         axes.text(xs.index(x), ys.index(y), f"{value:.1f}", ha="center", va="center", color=color)
     axes.set_xticks(range(len(xs)), [str(x) for x in xs])
     axes.set_yticks(range(len(ys)), [str(y) for y in ys])
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
-    axes.set_title(f"{method} at {tokens} tokens: average (%)", fontsize=10)
+    axes.set_xlabel(grid.across)
+    axes.set_ylabel(grid.down)
+    axes.set_title(f"{grid.title}: average (%)", fontsize=10, wrap=True)
     figure.colorbar(image)
     _write(figure, path)
 
@@ -78,21 +74,29 @@ def _axes(xlabel: str) -> tuple[plt.Figure, Axes]:
     return figure, axes
 
 
+def _line(results: Results, row: Row) -> str:
+    """Return the name of a row's line: everything that differs in the sweep but the budget."""
+    words = [row.method, *([row.model] if len({other.model for other in results.rows}) > 1 else [])]
+    words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method]]
+    return ", ".join([*words, *(f"{key} {row.setting[key]}" for key in results.differing)])
+
+
 def _curves(axes: Axes, results: Results, compared: Compared, place: dict[int, float]) -> None:
     """Draw one line a method; the full model is a dashed line with its interval as a band."""
     shown = [i for i in in_main_table(results) if i in compared.average]
+    styles = cycle(("--", ":", "-."))
     for i in shown:
         if results.rows[i].method == "full":
             mean, low, high = (100 * value for value in compared.average[i])
-            axes.axhline(mean, color="#555555", linestyle="--", linewidth=1, label="full")
+            axes.axhline(
+                mean, color="#555555", linestyle=next(styles), linewidth=1, label=_line(results, results.rows[i])
+            )
             axes.axhspan(low, high, color="#555555", alpha=0.12, linewidth=0)
             if i in place:
                 axes.plot([place[i]], [mean], color="#555555", marker="P", linestyle="none")
-    methods = sorted({results.rows[i].method for i in shown} - {"full"})
-    for number, method in enumerate(methods):
-        points = sorted(
-            (place[i], *compared.average[i]) for i in shown if results.rows[i].method == method and i in place
-        )
+    lines = {i: _line(results, results.rows[i]) for i in shown if results.rows[i].method != "full"}
+    for number, line in enumerate(sorted(set(lines.values()))):
+        points = sorted((place[i], *compared.average[i]) for i in lines if lines[i] == line and i in place)
         if not points:
             continue
         xs, means, lows, highs = ([point[part] for point in points] for part in range(4))
@@ -105,9 +109,9 @@ def _curves(axes: Axes, results: Results, compared: Compared, place: dict[int, f
             xs,
             means,
             yerr=errors,
-            label=method,
+            label=line,
             color=COLORS[number % len(COLORS)],
-            marker=MARKERS[number % len(MARKERS)],
+            marker=MARKERS[(number + number // len(COLORS)) % len(MARKERS)],
             capsize=2,
             linewidth=1.5,
             elinewidth=0.8,

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -190,35 +190,52 @@ def flops_unit(results: Results) -> tuple[str, float]:
     return ("TFLOPs", 1e12) if largest >= 1e11 else ("GFLOPs", 1e9)
 
 
-def grid_tables(results: Results, compared: Compared) -> str:
-    """Return a table of averages for every gridded method and budget; the best is bold."""
-    parts = []
-    for method, (down, across) in gridded(results).items():
-        for tokens in dict.fromkeys(row.tokens for row in results.rows if row.method == method):
-            cells = {
-                (row.parameters[down], row.parameters[across]): compared.average[index]
-                for index, row in enumerate(results.rows)
-                if row.method == method and row.tokens == tokens and index in compared.average
-            }
-            if len({key[0] for key in cells}) < 2 and len({key[1] for key in cells}) < 2:
-                continue
-            best = max(cells.values(), key=lambda cell: cell.mean)
-            columns = sorted({key[1] for key in cells})
-            lines = []
-            for value in sorted({key[0] for key in cells}):
-                line = [text(value)]
-                for column in columns:
-                    cell = cells.get((value, column))
-                    shown = (
-                        "" if cell is None else f"{100 * cell.mean:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"
-                    )
-                    line.append(f"**{shown}**" if cell is best else shown)
-                lines.append(line)
-            header = [f"{text(down)} \\ {text(across)}", *(text(column) for column in columns)]
-            parts.append(
-                f"### {text(method)} at {tokens} tokens: {text(down)} × {text(across)}\n\n{table(header, lines)}"
-            )
-    return "\n".join(parts)
+class Grid(NamedTuple):
+    """The averages of one method at one budget by two of its parameters, all else being equal."""
+
+    title: str
+    down: str
+    across: str
+    cells: dict[tuple[Any, Any], Interval]
+
+    @property
+    def values(self) -> tuple[list[Any], list[Any]]:
+        """The values of the two parameters, as they are sorted."""
+        return sorted({key[0] for key in self.cells}), sorted({key[1] for key in self.cells})
+
+
+def grids(results: Results, compared: Compared) -> list[Grid]:
+    """Return a grid for every gridded method, budget, model, setting and values of further parameters."""
+    found: dict[str, Grid] = {}
+    several_models = len({row.model for row in results.rows}) > 1
+    for index, row in enumerate(results.rows):
+        pair = gridded(results).get(row.method)
+        if pair is None or index not in compared.average:
+            continue
+        down, across = pair
+        words = [f"{row.method} at {row.tokens} tokens", *([row.model] if several_models else [])]
+        words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method] if key not in pair]
+        words += [f"{key} {row.setting[key]}" for key in results.differing]
+        title = ", ".join(words)
+        grid = found.setdefault(title, Grid(title, down, across, {}))
+        grid.cells[row.parameters[down], row.parameters[across]] = compared.average[index]
+    return [grid for grid in found.values() if len(grid.cells) > 1]
+
+
+def grid_table(grid: Grid) -> str:
+    """Return a grid's table; the best averages are bold."""
+    best = max(cell.mean for cell in grid.cells.values())
+    rows, columns = grid.values
+    lines = []
+    for value in rows:
+        line = [text(value)]
+        for column in columns:
+            cell = grid.cells.get((value, column))
+            shown = "" if cell is None else f"{100 * cell.mean:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"
+            line.append(f"**{shown}**" if cell and cell.mean == best else shown or NOT_MEASURED)
+        lines.append(line)
+    header = [f"{text(grid.down)} \\ {text(grid.across)}", *(text(column) for column in columns)]
+    return f"### {text(grid.title)}: {text(grid.down)} × {text(grid.across)}\n\n{table(header, lines)}"
 
 
 def failure_list(results: Results) -> str:

@@ -141,7 +141,7 @@ def test_a_grid_has_its_own_table_and_one_line_in_the_main_one(sweep, tmp_path):
     assert cells(markdown, "group \\ threshold")[1:] == ["0.1", "0.2"]
     assert cells(markdown, "3")[2].startswith("**") and not cells(markdown, "2")[2].startswith("**")
     assert sum(line.startswith("| ivtp") for line in markdown.splitlines()) == 2
-    assert (tmp_path / "reports" / "mine" / "ivtp_64_group_threshold.png").exists()
+    assert (tmp_path / "reports" / "mine" / "grid_1.png").exists()
 
 
 def test_failures_are_told_and_text_of_others_shows_as_text(sweep, tmp_path):
@@ -257,3 +257,33 @@ def test_no_limit_is_all_samples(tmp_path):
     add(tmp_path / "mine", 1, "full", {}, right=0.9)
     amend(tmp_path / "mine", 1, limit=None)
     assert "- limit of samples a task: all\n" in report.write(tmp_path / "mine", tmp_path / "reports").read_text()
+
+
+def test_models_have_grids_and_lines_of_their_own(tmp_path):
+    folder = tmp_path / "mine"
+    number = 0
+    for model, right in (("pocket", 0.9), ("random:pocket", 0.5)):
+        for group in (2, 3):
+            for threshold in (0.1, 0.2):
+                number += 1
+                add(folder, number, "ivtp", {"tokens": 64, "group": group, "threshold": threshold}, right=right)
+                amend(folder, number, model=model)
+    markdown = report.write(folder, tmp_path / "reports").read_text()
+    titles = [line for line in markdown.splitlines() if line.startswith("### ")]
+    assert titles == [f"### ivtp at 64 tokens, {model}: group × threshold" for model in ("pocket", "random:pocket")]
+    grids = [part.split("##")[0] for part in markdown.split("group × threshold")[1:]]
+    assert "89.0 (" in grids[0] and "89.0 (" not in grids[1] and "47.0 (" in grids[1]
+
+
+def test_a_grid_of_three_parameters_is_one_table_for_each_value_of_the_third(tmp_path):
+    folder = tmp_path / "mine"
+    for number in range(8):
+        parameters = {
+            "tokens": 64,
+            "group": 2 + number % 2,
+            "threshold": 0.1 * (1 + number // 2 % 2),
+            "layers": number // 4,
+        }
+        add(folder, number, "ivtp", parameters, right=0.9)
+    markdown = report.write(folder, tmp_path / "reports").read_text()
+    assert markdown.count("### ivtp at 64 tokens, layers ") == 2
