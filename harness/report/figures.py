@@ -2,6 +2,7 @@
 
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 
@@ -60,7 +61,7 @@ def heat_map(grid: Grid, path: Path) -> None:
     axes.set_yticks(range(len(ys)), [str(y) for y in ys])
     axes.set_xlabel(grid.across)
     axes.set_ylabel(grid.down)
-    axes.set_title(f"{grid.title}: average (%)", fontsize=10, wrap=True)
+    axes.set_title(fill(f"{grid.title}: average (%)", int(10 * figure.get_figwidth())), fontsize=10)
     figure.colorbar(image)
     _write(figure, path)
 
