@@ -19,6 +19,7 @@ from harness.model.anatomy import Anatomy, anatomy
 from harness.model.guide import words
 from harness.model.ledger import Ledger
 from harness.model.llm import Language
+from harness.model.plan import plan
 from harness.model.rider import Rider
 from harness.model.splice import placeholders, splice
 from harness.model.text import TextEncoder, default_text_encoder, load_text_encoder
@@ -44,13 +45,14 @@ class Attached:
     ) -> None:
         self.parts, self.method, self.encoder, self.tokenizer = parts, method, encoder, tokenizer
         self.contiguous = method.positions == "contiguous"
-        self.inputs = [stage for stage in stages if stage.seam == "input"]
-        self.vision = Vision(parts, [stage for stage in stages if stage.seam == "vit"], seed)
-        self.language = Language(parts, [stage for stage in stages if stage.seam == "llm"], contiguous=self.contiguous)
+        vit, at_input, self.llm = (plan(stages, seam, parts.shape) for seam in ("vit", "input", "llm"))
+        self.at_input = [planned for at_layer in at_input.before.values() for planned in at_layer]
+        self.vision = Vision(parts, vit, seed)
+        self.language = Language(parts, self.llm, self.vision.uniform, contiguous=self.contiguous)
 
     def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the pixels that the vision tower is given."""
-        self.vision.pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+        self.vision.see(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0])
 
     def enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -91,10 +93,26 @@ class Attached:
             visual, patch, size = torch.stack(features).to(embeddings), vision.patch, vision.size
         else:
             visual, patch, size = embeddings.new_zeros(0, 0, embeddings.shape[-1]), slots[:, :0], slots[:, :0].float()
-        if cache is None and kwargs.get("use_cache", parts.llm.config.use_cache):
+        uses_cache = kwargs.get("use_cache")
+        uses_cache = parts.llm.config.use_cache if uses_cache is None else uses_cache
+        if cache is None and not uses_cache and self.llm.before:
+            raise VtbenchError(
+                "cache: use_cache=False is not possible with cuts inside the LLM, since every new token would cut anew"
+            )
+        if cache is None and uses_cache:
             cache = kwargs["past_key_values"] = DynamicCache(config=parts.llm.config)
         frame, embedded = splice(
-            parts, embeddings, mask, slots, rows, visual, patch, size, self.inputs, contiguous=self.contiguous
+            parts,
+            embeddings,
+            mask,
+            slots,
+            rows,
+            visual,
+            patch,
+            size,
+            self.at_input,
+            vision.uniform,
+            contiguous=self.contiguous,
         )
         self.ledger = Ledger(
             prompt_end=mask.bool().sum(dim=1),
@@ -104,7 +122,7 @@ class Attached:
         )
         self.language.begin(self.ledger, prefill=True, past=0)
         self.language.rider = None
-        if self.language.rides and features:
+        if self.llm.rider and features:
             self.language.rider = Rider(self._pseudo_cls(input_ids, mask, embeddings, rows))
             behind = (mask.bool().int().cumsum(dim=1) - 1)[rows, slots[:, -1]] + 1
             self.language.rider_position = behind
@@ -133,6 +151,11 @@ class Attached:
         new = past - frame.valid.shape[1]
         self.language.begin(known, prefill=False, past=new)
         tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        if tokens.shape[1] > 1:
+            raise VtbenchError(
+                f"cache: {tokens.shape[1]} tokens follow at once; allowed is one, so no chunked prefill, no assisted "
+                "decoding, and no prompt that goes on from a cache"
+            )
         grown = frame.valid.new_ones(len(frame.valid), new + tokens.shape[1])
         return kwargs | {
             "attention_mask": torch.cat([frame.valid, grown], dim=1).long(),
@@ -172,12 +195,12 @@ def attach(
             text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
         tokenizer = AutoTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
     attached = Attached(parts, method, stages, text_encoder, tokenizer, seed)
+    bound: dict[nn.Module, Any] = {}
     hooks = [
         model.register_forward_pre_hook(_refuse_labels, with_kwargs=True),
         parts.core.register_forward_pre_hook(attached.enter, with_kwargs=True),
         parts.vision.register_forward_pre_hook(attached.see, with_kwargs=True),
     ]
-    bound: list[nn.Module] = []
     try:
         _attached.add(model)
         for index, layer in enumerate(parts.vit_layers):
@@ -186,16 +209,18 @@ def attach(
             _bind(layer, partial(attached.language.forward, index, layer, layer.forward), bound)
         yield attached
     finally:
-        for layer in bound:
+        for layer, forward in bound.items():
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
         for hook in hooks:
             hook.remove()
         _attached.discard(model)
 
 
-def _bind(layer: nn.Module, forward: Callable[..., Tensor], bound: list[nn.Module]) -> None:
+def _bind(layer: nn.Module, forward: Callable[..., Tensor], bound: dict[nn.Module, Any]) -> None:
+    bound[layer] = vars(layer).get("forward")  # accelerate binds one of its own
     layer.forward = forward
-    bound.append(layer)
 
 
 def _refuse_labels(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,15 +13,17 @@ from transformers.masking_utils import create_causal_mask
 
 from harness.model.anatomy import Anatomy
 from harness.model.ledger import Frame, Ledger
+from harness.model.plan import Plan, Planned
 from harness.model.probe import Projections, heads, overhear, row_attention, value_norm
 from harness.model.rider import Rider, rotate
-from methods.interface import Cut, Stage, View
+from methods.interface import Stage, View
 
 
 class Language:
     """The LLM layers' new forwards; the ledger at hand is the state of one prefill."""
 
     ledger: Ledger
+    entry: Frame  # what the caller's mask and positions are made for
     prefill: bool  # whether this pass is a prefill
     past: int  # new tokens that the cache holds already
     rider: Rider | None = None
@@ -31,11 +33,10 @@ class Language:
     layer: Any
     embedding: tuple[Tensor, Tensor]
 
-    def __init__(self, anatomy: Anatomy, stages: list[Stage], *, contiguous: bool) -> None:
-        self.anatomy, self.contiguous = anatomy, contiguous
-        self.cuts: dict[int, tuple[Stage, Cut]] = {cut.layer: (stage, cut) for stage in stages for cut in stage.cuts}
-        self.rides = any("rider_rollout" in stage.needs for stage in stages)
-        self.last_cut = max(self.cuts, default=0)
+    def __init__(
+        self, anatomy: Anatomy, plan: Plan, uniform: Callable[[str, Tensor], Tensor], *, contiguous: bool
+    ) -> None:
+        self.anatomy, self.plan, self.uniform, self.contiguous = anatomy, plan, uniform, contiguous
 
     def forward(
         self,
@@ -52,30 +53,23 @@ class Language:
         if self.prefill:
             if index:
                 frames.append(frames[-1])
-            if index in self.cuts and len(frames[0].row):
-                x = self._cut(index, x)
-                self.heard = None
+            if index in self.plan.before and len(frames[0].row):
+                x = self._cut(self.plan.before[index], x)
         frame = frames[index]
-        if frame is not frames[0]:
+        if frame is not self.entry:
             kwargs |= self._arrangement(index, frame, x, past_key_values)
-        if not (self.prefill and self._listens(index)):
+        if not (self.prefill and index in self.plan.heard):
             return run(x, past_key_values=past_key_values, **kwargs)
         embedding = kwargs["position_embeddings"]
         with overhear(layer.self_attn) as heard:
             x = run(x, past_key_values=past_key_values, **kwargs)
         self.heard, self.layer, self.embedding = heard, layer, embedding
-        if self.rider is not None:
+        if self.rider is not None and index < self.plan.rider:
             width = layer.self_attn.head_dim
             keys = rotate(heads(heard.k, width), embedding)
-            below = index + 1 not in self.cuts
-            queries = rotate(heads(heard.q, width), embedding) if below else None
+            queries = rotate(heads(heard.q, width), embedding) if index in self.plan.matrix else None
             self.rider.ride(layer, run, self.anatomy.llm.rotary_emb, frame, self._behind(frame), heard, keys, queries)
         return x
-
-    def _listens(self, index: int) -> bool:
-        if self.rides:
-            return index < self.last_cut
-        return index + 1 in self.cuts and bool(self.cuts[index + 1][0].needs)
 
     def _behind(self, frame: Frame) -> Tensor:
         """Return the position [M] right behind each image."""
@@ -110,19 +104,20 @@ class Language:
 
     def begin(self, ledger: Ledger, *, prefill: bool, past: int) -> None:
         """Start a pass through the LLM."""
-        self.ledger, self.prefill, self.past = ledger, prefill, past
+        self.ledger, self.entry, self.prefill, self.past = ledger, ledger.frames[0], prefill, past
         self.arranged = self.heard = None
 
-    def _cut(self, index: int, x: Tensor) -> Tensor:
-        stage, cut = self.cuts[index]
-        frame = self.ledger.frames[-1]
-        reduced = stage.reduce(self._view(stage, frame, x), cut.tokens)
-        self.ledger.frames[-1], x = frame.repack(x, reduced, contiguous=self.contiguous)
-        if index == self.last_cut:
-            self.rider = None
+    def _cut(self, cuts: list[Planned], x: Tensor) -> Tensor:
+        frames = self.ledger.frames
+        for stage, cut in cuts:
+            reduced = stage.reduce(self._view(stage, cut.layer, frames[-1], x), cut.tokens)
+            frames[-1], x = frames[-1].repack(x, reduced, contiguous=self.contiguous)
+        self.heard = None
+        if self.rider is not None:
+            self.rider.lower = []
         return x
 
-    def _view(self, stage: Stage, frame: Frame, x: Tensor) -> View:
+    def _view(self, stage: Stage, index: int, frame: Frame, x: Tensor) -> View:
         attention = norm = None
         if self.heard is not None:
             module = self.layer.self_attn
@@ -139,4 +134,10 @@ class Language:
                 attention = frame.visual(row)
             if "value_norm" in stage.needs:
                 norm = frame.visual(value_norm(self.heard.v, module.num_key_value_groups))
-        return View(x=frame.visual(x), size=frame.size, attention=attention, value_norm=norm)
+        return View(
+            x=frame.visual(x),
+            size=frame.size,
+            attention=attention,
+            value_norm=norm,
+            random=self.uniform(f"llm {index}", frame.size) if "random" in stage.needs else None,
+        )

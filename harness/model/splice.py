@@ -3,12 +3,15 @@
 Shapes: B rows, L slots, M images of P placeholders each, N visual tokens of an image that left the ViT, D width.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
 from harness.model.ledger import Frame, uncut
-from methods.interface import Reduced, Stage, View
+from harness.model.plan import Planned
+from methods.interface import Reduced, View
 
 
 def placeholders(anatomy: Anatomy, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,23 +37,25 @@ def splice(
     features: Tensor,
     patch: Tensor,
     size: Tensor,
-    stages: list[Stage],
+    cuts: list[Planned],
+    uniform: Callable[[str, Tensor], Tensor],
     *,
     contiguous: bool,
 ) -> tuple[Frame, Tensor]:
     """Return frame 0 and the embeddings [B, L', D] that enter the LLM.
 
-    features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Stages at the
-    input seam reduce them further. Under `original` positions a token keeps that of its own patch's placeholder.
+    features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Cuts at the
+    input seam reduce them further; uniform draws for those that need random numbers. Under `original` positions a
+    token keeps that of its own patch's placeholder.
     """
-    for stage in stages if len(features) else []:
-        for cut in stage.cuts:
-            reduced = stage.reduce(View(x=features, size=size), cut.tokens)
-            index = reduced.index.clamp(min=0)
-            stays = reduced.index >= 0
-            features = reduced.x if reduced.x is not None else take(features, index)
-            size = (reduced.size if reduced.size is not None else size.gather(1, index)).masked_fill(~stays, 0)
-            patch = patch.gather(1, index).masked_fill(~stays, -1)
+    for stage, cut in cuts if len(features) else []:
+        random = uniform(f"input {cut.layer}", size) if "random" in stage.needs else None
+        reduced = stage.reduce(View(x=features, size=size, random=random), cut.tokens)
+        index = reduced.index.clamp(min=0)
+        stays = reduced.index >= 0
+        features = reduced.x if reduced.x is not None else take(features, index)
+        size = (reduced.size if reduced.size is not None else size.gather(1, index)).masked_fill(~stays, 0)
+        patch = patch.gather(1, index).masked_fill(~stays, -1)
     frame = uncut(mask, slots, rows)
     return frame.repack(embeddings, Reduced(index=patch, x=features, size=size), contiguous=contiguous)
 
