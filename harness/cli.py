@@ -114,6 +114,9 @@ def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
     trials = sweep.trials()
     try:
         outcome = engine.run(trials, store, sweep.axes.resources, address=address, after=log)
+    except VtbenchError as error:
+        place = f"{sweep.path}:" if str(error).startswith("resources.") else ""
+        raise VtbenchError(f"{place}{error}") from None
     finally:
         if store.folder.exists():
             store.gather()

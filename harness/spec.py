@@ -192,7 +192,8 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
     try:
         axes = Axes.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a key that is unknown explains one that is missing
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         known = Axes.model_fields if len(first["loc"]) == 1 else Resources.model_fields
         raise VtbenchError(f"{path}:{_key(first['loc'], raw)}: {explain(first, known)}") from None
     name = axes.name or path.stem

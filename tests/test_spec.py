@@ -124,7 +124,7 @@ WRONG = {
     "model: a\nmodel: b\n": "2:1: not YAML: the key 'model' is there twice",
     "model: !!python/object/apply:os.system [ls]\n": "not YAML: could not determine a constructor for the tag",
     "methods: full\ntasks: a\n": "model: is missing",
-    BASE + "method: full\n": "methods: is missing",
+    BASE + "method: full\n": "method: is not a key; did you mean methods?",
     BASE
     + "methods: full\ntoken: 3\n": "token: is not a key; did you mean tokens? allowed are name, description, model",
     BASE + "methods: []\n": "methods: is empty",

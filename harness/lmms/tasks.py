@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lmms_eval.tasks import TaskManager
+from loguru import logger
 
 from harness.errors import VtbenchError
 
@@ -13,7 +14,11 @@ OWN = Path(__file__).parent / "pocketvqa"
 
 @lru_cache(maxsize=2)
 def _manager(include_defaults: bool) -> TaskManager:
-    return TaskManager("ERROR", include_path=str(OWN), include_defaults=include_defaults)
+    logger.disable("lmms_eval")  # it tells of each of its files that is no task
+    try:
+        return TaskManager("ERROR", include_path=str(OWN), include_defaults=include_defaults)
+    finally:
+        logger.enable("lmms_eval")
 
 
 def manager_for(task: str) -> TaskManager:

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from transformers import (
@@ -80,6 +81,7 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
         return RANDOM[name]()
     if name != "pocket" and not Path(name).is_dir() and not re.fullmatch(HUB_ID, name):
         raise _no_model(name, "no folder has that name, and a hub id is owner/name")
+    huggingface_hub.utils.logging.set_verbosity_error()  # the one line below says it all
     try:
         config = AutoConfig.from_pretrained(WEIGHTS if name == "pocket" else name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
