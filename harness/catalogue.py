@@ -25,7 +25,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 def _seams(kind: type[Method]) -> list[str]:
     """Return where the method cuts LLaVA-1.5 at a budget that all methods can reach."""
-    needed = {"tokens": 144} if any(field.name == "tokens" for field in fields(kind)) else {}
+    needed: dict[str, Any] = {"tokens": 144} if any(field.name == "tokens" for field in fields(kind)) else {}
     return list(dict.fromkeys(stage.seam for stage in kind(**needed).stages(LLAVA)))
 
 
