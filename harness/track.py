@@ -19,8 +19,8 @@ def log(
 
     W&B must never cost a trial: whatever it raises becomes one warning.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with _silenced():
             run = wandb.init(
                 project=project,
@@ -32,9 +32,11 @@ def log(
                 settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
                 reinit="finish_previous",
             )
-            run.log({"samples": wandb.Table(dataframe=samples.astype(object).where(samples.notna(), None))})
-            run.summary.update(summary(record))
-            run.finish()
+            try:
+                run.log({"samples": wandb.Table(dataframe=samples.astype(object).where(samples.notna(), None))})
+                run.summary.update(summary(record))
+            finally:
+                run.finish()
     except Exception as error:
         log_.warning("W&B did not take trial %s: %s", record["id"], error)
 

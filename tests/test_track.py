@@ -1,6 +1,7 @@
 """What an offline W&B run holds, read back with wandb's own protobufs."""
 
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,16 @@ SAMPLES = pd.DataFrame(
 
 
 def records(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """Read the run once it is whole: W&B's own process closes the file some time after `finish` has returned."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + 20
+    while not (found := scan(path)) or not found[-1].HasField("exit"):
+        assert time.monotonic() < end, f"no end in {path}"
+        time.sleep(0.05)
+    return found
+
+
+def scan(path: Path) -> list[wandb_internal_pb2.Record]:
     store = DataStore()
     store.open_for_scan(str(path))
     found = []
@@ -68,6 +78,23 @@ def test_a_failing_wandb_costs_a_warning_and_no_trial(tmp_path, monkeypatch, cap
     monkeypatch.setattr(track.wandb, "init", fail)
     track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
     assert [record.getMessage() for record in caplog.records] == ["W&B did not take trial 0123456789abcdef: no space"]
+
+
+def test_a_folder_that_cannot_be_made_costs_no_trial_either(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path / "file" / "sweep")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_run_that_fails_half_way_is_finished(tmp_path, monkeypatch, caplog):
+    def fail(record):
+        raise ValueError("no number")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(track, "summary", fail)
+    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ["W&B did not take trial 0123456789abcdef: no number"]
+    assert track.wandb.run is None
 
 
 @pytest.mark.parametrize("key", ["scores", "tokens", "flops", "memory"])

@@ -1,12 +1,15 @@
 """The model that lmms-eval evaluates: LLaVA with a method attached, batched and greedy."""
 
+import hashlib
 from collections import OrderedDict
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 from transformers import BatchFeature
 
@@ -26,7 +29,7 @@ class VtBench(lmms):
     """LLaVA with tokens removed: `lmms_eval --model vtbench --model_args model=pocket,method=topk,tokens=64`.
 
     Further model_args are the method's parameters. `observations` tells afterwards, by task and document, the visual
-    tokens that entered every layer. Errors: VtbenchError for a model, method or parameter that is not known.
+    tokens that entered every layer. Errors: VtbenchError for an unknown or impossible model, method or parameter.
     """
 
     is_simple = True
@@ -48,12 +51,10 @@ class VtBench(lmms):
     ) -> None:
         super().__init__()
         if isinstance(method, str):
-            try:
-                method = make_method(method, **parameters)
-            except ValueError as error:
-                raise VtbenchError(str(error)) from None
+            method = _method(method, parameters)
+        self.seed, self.batch_size_per_gpu = _whole("seed", seed, 0), _whole("batch_size", batch_size, 1)
         if isinstance(model, str):
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             if dtype not in DTYPES:
                 raise VtbenchError(f"dtype: {dtype!r} is unknown; allowed are {', '.join(DTYPES)}")
             model = load(
@@ -61,8 +62,11 @@ class VtBench(lmms):
             )
         if model.processor is None:
             raise VtbenchError(f"{model.name!r} has no processor, so it cannot answer; it serves for costs only")
-        self.loaded, self.method, self.seed = model, method, int(seed)
-        self.batch_size_per_gpu = int(batch_size)
+        try:
+            method.stages(model.shape)
+        except ValueError as error:
+            raise VtbenchError(f"{method.name}: {error}") from None
+        self.loaded, self.method = model, method
         self.encoder = encoder_for(model, text_encoder)
         self.images = images if images is not None else ImageCache()
         self.observations: dict[tuple[str, int], dict[str, Any]] = {}
@@ -106,7 +110,7 @@ class VtBench(lmms):
         generated = self.loaded.model.generate(**inputs, **settings)
         new = generated[:, inputs["input_ids"].shape[1] :]
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
-        self._observe(attached, requests, per_row, inputs)
+        self._observe(attached, requests, per_row, images, inputs)
         until = requests[0].args[1].get("until") or []
         pad = self.loaded.processor.tokenizer.pad_token_id
         return [
@@ -150,7 +154,14 @@ class VtBench(lmms):
             inputs["pixel_values"] = torch.stack(pixels).to(model.dtype)
         return BatchFeature(dict(inputs)).to(model.device)
 
-    def _observe(self, attached: Attached, requests: list[Instance], per_row: list[int], inputs: BatchFeature) -> None:
+    def _observe(
+        self,
+        attached: Attached,
+        requests: list[Instance],
+        per_row: list[int],
+        images: list[Image.Image],
+        inputs: BatchFeature,
+    ) -> None:
         tokens = attached.ledger.tokens
         visual = inputs["input_ids"] == self.loaded.model.config.image_token_id
         text = (inputs["attention_mask"].bool() & ~visual).sum(dim=1).tolist()
@@ -165,6 +176,7 @@ class VtBench(lmms):
             self.observations[request.args[4], request.args[3]] = {
                 "question": request.args[0],
                 "images": count,
+                "pictures": [_content(images[i]) for i in mine],
                 "vit": [tokens.vit[i] for i in mine],
                 "llm": llm,
                 "visual_tokens": llm[0],
@@ -181,29 +193,62 @@ class VtBench(lmms):
 
 
 class ImageCache:
-    """Preprocessed images by content, so that the trials of a warm worker share them; the oldest go first."""
+    """Preprocessed images by content, so that the trials of a warm worker share them; the least used go first."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.kept: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.bytes = 0
 
     def pixels(self, processor: Any, image: Image.Image) -> torch.Tensor:
         """Return the image's pixel values [3, H, W]."""
-        image = image.convert("RGB")
-        key = image.size[0].to_bytes(4, "big") + image.tobytes()
+        key = _content(image)
         if key not in self.kept:
-            pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
+            pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
             self.kept[key] = pixels
-            self.bytes += len(key) + pixels.numel() * pixels.element_size()
+            self.bytes += pixels.nbytes
             while self.bytes > IMAGE_CACHE_BYTES and len(self.kept) > 1:
-                old_key, old = self.kept.popitem(last=False)
-                self.bytes -= len(old_key) + old.numel() * old.element_size()
+                self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        self.kept.move_to_end(key)
         return self.kept[key]
 
 
 def encoder_for(model: Loaded, name: str | None) -> TextEncoder | None:
     """Return the named text encoder on the model's device; None leaves the choice to `attach`."""
     return None if name is None else load_text_encoder(name, str(model.model.device))
+
+
+def _content(image: Image.Image) -> str:
+    """Return what tells a picture from every other: a hash of its size and RGB values."""
+    return hashlib.blake2b(repr(image.size).encode() + image.convert("RGB").tobytes(), digest_size=16).hexdigest()
+
+
+def _method(name: str, parameters: dict[str, Any]) -> Method:
+    """Return the method; lmms-eval's command line gives a parameter that it cannot read as text."""
+    try:
+        method = make_method(name, **parameters)
+    except ValueError as error:
+        raise VtbenchError(str(error)) from None
+    types = get_type_hints(type(method))
+    for field in fields(method):
+        try:
+            TypeAdapter(types[field.name]).validate_python(getattr(method, field.name), strict=True)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise VtbenchError(f"{name}: {field.name} {getattr(method, field.name)!r}: {said}") from None
+    return method
+
+
+def _whole(name: str, value: int | str, least: int) -> int:
+    if not str(value).isdecimal() or int(value) < least:
+        raise VtbenchError(f"{name}: {value!r} is not possible; allowed are whole numbers from {least}")
+    return int(value)
+
+
+def _device(name: str) -> str:
+    try:
+        return str(torch.device(name))
+    except RuntimeError:
+        raise VtbenchError(f"device: {name!r} is unknown; allowed are cpu, cuda, cuda:0, …") from None
 
 
 def _with_places(prompt: str, patches: int) -> str:

@@ -1,6 +1,7 @@
 """Accuracy: lmms-eval's scores, and every sample's answer and score."""
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from typing import Any
 import pandas as pd
 from lmms_eval.evaluator import simple_evaluate
 from loguru import logger
+from openai import OpenAIError
 
+from harness.errors import VtbenchError
 from harness.lmms.model import VtBench
 from harness.lmms.tasks import manager_for
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,11 @@ class Accuracy:
 def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0) -> Accuracy:
     """Run one lmms-eval task or group; a group gives its leaf tasks.
 
-    A metric that lmms-eval could not compute (a judge without a key) is None. Errors: whatever a task raises.
+    A metric whose judge did not answer (it has no key, say) is None, and a warning says so: lmms-eval itself would give
+    100 for LLaVA-in-the-wild. Errors: VtbenchError for a task that cannot start without its judge, else what it raises.
     """
     manager = manager_for(task)
-    with _quiet(), _elsewhere():
+    with _quiet(), _elsewhere(), _judge_said(task):
         results = simple_evaluate(
             model=lm,
             tasks=[task],
@@ -55,36 +61,61 @@ def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0)
             for name, value in results["results"][leaf].items()
             if "," in name and "stderr" not in name and "clt" not in name
         }
+        for metric in scores[leaf]:
+            if any(_unjudged(document.get(metric)) for document in documents):
+                scores[leaf][metric] = None
+                log.warning("%s: %s needs a judge, which did not answer", leaf, metric)
+        metrics = list(scores[leaf])
+        rows += [_sample(lm, leaf, metrics, document) for document in documents]
         scores[leaf]["n"] = float(len(documents))
-        metric = next(name for name in scores[leaf] if name != "n")
-        rows += [_sample(lm, leaf, metric, document) for document in documents]
     return Accuracy(scores, pd.DataFrame(rows).sort_values(["task", "doc_id"], ignore_index=True))
 
 
-def _sample(lm: VtBench, task: str, metric: str, document: dict[str, Any]) -> dict[str, Any]:
+def _sample(lm: VtBench, task: str, metrics: list[str], document: dict[str, Any]) -> dict[str, Any]:
     doc = document.get("doc") or {}
     answer = document["filtered_resps"][0]
     seen = lm.observations[task, document["doc_id"]]
-    value = document.get(metric)
+    # MME scores a question by perception or by cognition, so a document has not every metric
+    metric = next((name for name in metrics if name in document), metrics[0])
     return {
         "task": task,
         "doc_id": int(document["doc_id"]),
-        "image_id": str(doc.get("image_id", doc.get("question_id", document["doc_id"]))),
+        "image_id": str(doc.get("image_id") or "+".join(seen["pictures"]) or document["doc_id"]),
         "question": seen["question"],
         "target": str(document["target"]),
         "answer": str(answer),
         "metric": metric,
-        "score": _number(value.get("score") if isinstance(value, dict) else value),
+        "score": _score(document.get(metric)),
         "visual_tokens": seen["visual_tokens"],
     }
 
 
+def _score(value: Any) -> float | None:
+    """Return a sample's score from what a task's `process_results` says of it, None if that is no score."""
+    if not isinstance(value, dict):
+        return _number(value)
+    if _unjudged(value):
+        return None
+    if "score" not in value and {"pred", "answer"} <= value.keys():  # SEED
+        return float(str(value["pred"]).strip().lower() == str(value["answer"]).strip().lower())
+    return _number(value.get("score"))
+
+
+def _unjudged(value: Any) -> bool:
+    """Tell whether a judge was asked and gave nothing: how LLaVA-in-the-wild and MM-Vet of lmms-eval say so."""
+    return isinstance(value, dict) and value.get("eval_model", "a model") in ("", None, "Failed Request")
+
+
 def _number(value: Any) -> float | None:
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else (float(value) if isinstance(value, bool) else None)
-    )
+    return float(value) if isinstance(value, int | float) else None
+
+
+@contextlib.contextmanager
+def _judge_said(task: str) -> Iterator[None]:
+    try:
+        yield
+    except OpenAIError as error:
+        raise VtbenchError(f"{task}: it cannot start without its judge: {str(error).splitlines()[0]}") from None
 
 
 @contextlib.contextmanager

@@ -52,9 +52,12 @@ def test_batched_answers_equal_those_one_by_one_and_those_of_a_second_run(loaded
 def test_observations_tell_the_tokens_of_every_layer(loaded):
     lm = VtBench(loaded, "fastv", tokens=64, budget="kept", batch_size=4)
     answers(lm)
+    (red,), red_and_blue = lm.observations["t", 0]["pictures"], lm.observations["t", 2]["pictures"]
+    assert red_and_blue == [red, *lm.observations["t", 1]["pictures"]] and len(set(red_and_blue)) == 2
     assert lm.observations["t", 0] == {
         "question": DOCS[0]["question"],
         "images": 1,
+        "pictures": [red],
         "vit": [[576] * 8],
         "llm": [576, 576, 64, 64, 64, 64],
         "visual_tokens": 576,
@@ -100,7 +103,13 @@ def test_more_than_greedy_decoding_is_refused(loaded, settings, message):
         ({"model": "poket"}, "'poket' is not a model; did you mean pocket"),
         ({"method": "ivpt", "tokens": 64}, "method: 'ivpt' is unknown"),
         ({"method": "topk"}, "topk: tokens is missing"),
+        ({"method": "topk", "tokens": "many"}, "topk: tokens 'many': .*valid integer"),
+        ({"method": "topk", "tokens": 577}, "topk: tokens: 577 is not possible; allowed are 1 to 576"),
         ({"dtype": "int8"}, "dtype: 'int8' is unknown; allowed are float32"),
+        ({"device": "cdua"}, "device: 'cdua' is unknown"),
+        ({"batch_size": "auto"}, "batch_size: 'auto' is not possible; allowed are whole numbers from 1"),
+        ({"batch_size": 0}, "batch_size: 0 is not possible"),
+        ({"seed": "-1"}, "seed: '-1' is not possible; allowed are whole numbers from 0"),
     ],
 )
 def test_a_wrong_name_is_told(settings, message):
@@ -108,7 +117,7 @@ def test_a_wrong_name_is_told(settings, message):
         VtBench(**settings)
 
 
-def test_images_are_preprocessed_once_and_the_oldest_go_first(loaded, monkeypatch):
+def test_images_are_preprocessed_once_and_the_least_used_go_first(loaded, monkeypatch):
     monkeypatch.setattr("harness.lmms.model.IMAGE_CACHE_BYTES", 400_000)
     cache, processor = ImageCache(), loaded.processor.image_processor
     first = cache.pixels(processor, RED)
@@ -116,7 +125,10 @@ def test_images_are_preprocessed_once_and_the_oldest_go_first(loaded, monkeypatc
     expected = processor(images=RED, return_tensors="pt")["pixel_values"][0]
     assert torch.equal(first, expected)
     cache.pixels(processor, BLUE)
-    assert len(cache.kept) == 1 and cache.bytes < 400_000
+    cache.pixels(processor, RED)
+    cache.pixels(processor, Image.new("RGB", (60, 60)))
+    assert cache.pixels(processor, RED) is first  # blue went
+    assert len(cache.kept) == 2 and cache.bytes == 2 * first.nbytes
 
 
 def test_lmms_eval_knows_the_model_by_its_entry_point():

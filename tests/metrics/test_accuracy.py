@@ -1,7 +1,11 @@
 import os
 
+import datasets
 import pytest
+from lmms_eval.evaluator import simple_evaluate
+from PIL import Image
 
+from harness.errors import VtbenchError
 from harness.lmms.model import VtBench
 from harness.metrics.accuracy import evaluate
 from harness.model.load import load
@@ -50,3 +54,92 @@ def test_existence_has_pope_metrics_too(accuracy):
     assert {"exact_match", "f1", "precision", "recall", "yes_ratio", "n"} == set(
         accuracy.scores["pocket_tiny_existence"]
     )
+
+
+RED, BLUE = Image.new("RGB", (60, 60), (200, 20, 20)), Image.new("RGB", (60, 60), (20, 20, 200))
+STAND_INS = {
+    "pope": [
+        {
+            "id": i,
+            "question_id": str(i),
+            "question": "is there a ring?",
+            "answer": "no",
+            "category": "x",
+            "image": image,
+        }
+        for i, image in enumerate((RED, RED, BLUE))
+    ],
+    "mme": [
+        {"question_id": f"{category}.png", "category": category, "question": "q?", "answer": answer, "image": RED}
+        for category in ("existence", "code_reasoning")
+        for answer in ("Yes", "No")
+    ],
+    "seedbench": [
+        {"question_id": "1", "question": "q", "answer": "A", "data_type": "image", "image": [RED]}
+        | {f"choice_{letter}": letter for letter in "abcd"}
+    ],
+    "llava_in_the_wild": [
+        {"question_id": "1", "question": "q", "gpt_answer": "a", "caption": "c", "category": "conv", "image": RED}
+    ],
+    "mmvet": [{"question_id": "1", "question": "q", "answer": "a", "capability": "rec", "image": RED}],
+}
+
+
+@pytest.fixture
+def of_lmms_eval(tmp_path, monkeypatch):
+    """Run one of lmms-eval's own tasks, on stand-in data, for a model that always says the same."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "AZURE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(task: str, answer: str):
+        rows = STAND_INS[task]
+        kind = datasets.Image()
+        features = datasets.Dataset.from_list([{k: v for k, v in row.items() if k != "image"} for row in rows]).features
+        features["image"] = [kind] if isinstance(rows[0]["image"], list) else kind
+        path = str(tmp_path / "rows.parquet")
+        datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+        split = "train" if task == "llava_in_the_wild" else "test"
+        stand_in = {"task": task, "dataset_path": "parquet", "dataset_name": None}
+        stand_in["dataset_kwargs"] = {"data_files": {split: path}}
+        monkeypatch.setattr(
+            "harness.metrics.accuracy.simple_evaluate",
+            lambda **settings: simple_evaluate(**settings | {"tasks": [stand_in]}),
+        )
+        monkeypatch.setattr("harness.lmms.model._stop", lambda text, until: answer)
+        return evaluate(VtBench(load("pocket"), "topk", tokens=16), task)
+
+    return run
+
+
+def test_samples_of_one_picture_share_its_image_id(of_lmms_eval):
+    result = of_lmms_eval("pope", "no")
+    assert result.scores["pope"]["pope_accuracy"] == 1.0 and result.scores["pope"]["n"] == 3
+    one, same, other = result.samples["image_id"]
+    assert one == same != other
+
+
+def test_mme_scores_every_sample_by_its_own_metric(of_lmms_eval):
+    result = of_lmms_eval("mme", "yes")
+    assert result.scores["mme"] == {"mme_perception_score": 50.0, "mme_cognition_score": 50.0, "n": 4.0}
+    assert list(result.samples["metric"]) == ["mme_perception_score"] * 2 + ["mme_cognition_score"] * 2
+    assert list(result.samples["score"]) == [1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("answer", "score"), [("a", 1.0), ("B", 0.0)])
+def test_seed_scores_its_samples(of_lmms_eval, answer, score):
+    result = of_lmms_eval("seedbench", answer)
+    assert result.scores["seedbench"]["seed_all"] == score and list(result.samples["score"]) == [score]
+
+
+# lmms-eval leaves the task's rule.json open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_judge_that_does_not_answer_gives_no_score(of_lmms_eval, caplog):
+    result = of_lmms_eval("llava_in_the_wild", "a dog")
+    assert {value for metric, value in result.scores["llava_in_the_wild"].items() if metric != "n"} == {None}
+    assert result.samples["score"].isna().all() and list(result.samples["answer"]) == ["a dog"]
+    assert "llava_in_the_wild: gpt_eval_llava_all needs a judge, which did not answer" in caplog.messages
+
+
+def test_a_task_that_cannot_start_without_its_judge_says_so(of_lmms_eval):
+    with pytest.raises(VtbenchError, match="mmvet: it cannot start without its judge"):
+        of_lmms_eval("mmvet", "a dog")
