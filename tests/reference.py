@@ -1,7 +1,8 @@
 """An independent LLaVA that masks what a method removes: one sample, no cache, full attention matrices, plain loops.
 
 It shares only the methods' own `reduce` functions with the harness, which have naive second versions in tests/methods.
-Every token stays in place and is hidden from the others from its cut on, so an engine that removes must agree with it.
+A token that goes stays where it is, hidden from the others from its cut on, so an engine that removes must agree;
+those that stay move up to their image's first places, which changes nothing unless a cut reorders or merges.
 The pseudo CLS is truly inserted behind its image, hidden from every other query by the mask.
 """
 
@@ -43,7 +44,7 @@ class Reference:
         return x.view(len(x), count, -1).transpose(0, 1)
 
     def see(self, pixels, stages, uniform=None):
-        """One image: the features [K, D], the patches in their order, and the sizes."""
+        """One image: the features [K, D], the patches [K] in their order, and the sizes [K]."""
         config, w = self.config.vision_config, self.weights
         stages = [stage for stage in stages if stage.seam == "vit"]
         proportional = any(stage.proportional for stage in stages)
@@ -78,11 +79,13 @@ class Reference:
         patch, sizes = [slot - 1 for slot in order], size[order]
         for stage in stages_of(self.stages, "input"):
             for cut in stage.cuts:
-                reduced = stage.reduce(View(x=projected[None], size=sizes[None]), cut.tokens)
+                random = None if uniform is None else uniform(f"input {cut.layer}", len(patch))[None]
+                reduced = stage.reduce(View(x=projected[None], size=sizes[None], random=random), cut.tokens)
                 index = [i for i in reduced.index[0].tolist() if i >= 0]
-                projected = projected[index] if reduced.x is None else reduced.x[0]
+                projected = projected[index] if reduced.x is None else reduced.x[0][: len(index)]
+                sizes = sizes[index] if reduced.size is None else reduced.size[0][: len(index)]
                 patch = [patch[i] for i in index]
-        return projected, patch
+        return projected, patch, sizes
 
     def cut(self, stages, inside, layer, x, order, size, matrices, norms, keys, attention, uniform):
         for stage in stages:
@@ -121,27 +124,32 @@ class Reference:
         self.stages = method.stages(shape)
         w, config, contiguous = self.weights, self.config.text_config, method.positions == "contiguous"
         embed = w["language_model.embed_tokens.weight"]
-        states, position, owner, rider_of = [], [], [], []
+        states, position, owner, rider_of, patch_of, size = [], [], [], [], [], []
         patches, slot, image = [], 0, 0
+
+        def add(state, place, *, image=-1, patch=-1, weight=1.0, rider=-1):
+            states.append(state), position.append(place), owner.append(image)
+            rider_of.append(rider), patch_of.append(patch), size.append(weight)
+
         while slot < len(ids):
             if ids[slot] != self.config.image_token_id:
-                states.append(embed[ids[slot]]), position.append(slot), owner.append(-1), rider_of.append(-1)
+                add(embed[ids[slot]], slot)
                 slot += 1
                 continue
-            features, patch = self.see(images[image], self.stages, None if uniforms is None else uniforms[image])
+            uniform = None if uniforms is None else uniforms[image]
+            features, patch, sizes = self.see(images[image], self.stages, uniform)
             patches.append(patch)
-            states += list(features)
-            position += [slot + p for p in patch]
-            owner += [image] * len(patch)
-            rider_of += [-1] * len(patch)
+            for feature, p, weight in zip(features, patch, sizes.tolist(), strict=True):
+                add(feature, slot + p, image=image, patch=p, weight=weight)
             slot += shape.patches
             if pseudo is not None:
-                states.append(pseudo[image]), position.append(slot), owner.append(-1), rider_of.append(image)
+                add(pseudo[image], slot, rider=image)
             image += 1
         prompt = len(states)
         for step, token in enumerate(new):
-            states.append(embed[token]), position.append(slot + step), owner.append(-1), rider_of.append(-1)
+            add(embed[token], slot + step)
         x, owner, rider_of = torch.stack(states), torch.tensor(owner), torch.tensor(rider_of)
+        position, patch_of, size = torch.tensor(position), torch.tensor(patch_of), torch.tensor(size)
         T = len(x)
         alive = torch.ones(T, dtype=torch.bool)
         rider = rider_of >= 0
@@ -154,21 +162,28 @@ class Reference:
                         continue
                     for each in range(image):
                         mine = ((owner == each) & alive).nonzero()[:, 0]
+                        row = None
                         if "rider_rollout" in stage.needs:
-                            row = rollout(matrices, int((rider_of == each).nonzero()))[mine]
-                        else:
-                            row = attention[prompt - 1][mine]
+                            row = rollout(matrices, int((rider_of == each).nonzero()))[mine][None]
+                        elif "last_row" in stage.needs:
+                            row = attention[prompt - 1][mine][None]
                         view = View(
                             x=x[mine][None],
-                            size=torch.ones(1, len(mine)),
-                            attention=row[None],
-                            value_norm=norms[mine][None],
+                            size=size[mine][None],
+                            attention=row,
+                            value_norm=None if norms is None else norms[mine][None],
+                            random=None if uniforms is None else uniforms[each](f"llm {layer}", len(mine))[None],
                         )
-                        index = stage.reduce(view, cut.tokens).index[0]
-                        alive[mine] = False
-                        alive[mine[index]] = True
+                        reduced = stage.reduce(view, cut.tokens)
+                        index = [i for i in reduced.index[0].tolist() if i >= 0]
+                        first, source = mine[: len(index)], mine[index]  # what stays moves up to the first places
+                        x, position, patch_of, size = (part.clone() for part in (x, position, patch_of, size))
+                        x[first] = x[source] if reduced.x is None else reduced.x[0][: len(index)]
+                        size[first] = size[source] if reduced.size is None else reduced.size[0][: len(index)]
+                        position[first], patch_of[first] = position[source], patch_of[source]
+                        alive[mine[len(index) :]] = False
                     matrices = []
-            place = torch.tensor(position)
+            place = position
             if contiguous:
                 counted = alive & ~rider
                 place = counted.int().cumsum(0) - 1
@@ -189,11 +204,7 @@ class Reference:
             gate = F.silu(self.linear(h, f"{base}.mlp.gate_proj"))
             x = x + self.linear(gate * self.linear(h, f"{base}.mlp.up_proj"), f"{base}.mlp.down_proj")
         logits = F.linear(self.rms(x[prompt - 1 :], "language_model.norm"), w["lm_head.weight"])
-        seen = []
-        for each, patch in enumerate(patches):
-            flags = alive[owner == each].tolist()
-            seen.append([p for p, flag in zip(patch, flags, strict=True) if flag])
-        return logits, patches, seen
+        return logits, patches, [patch_of[alive & (owner == each)].tolist() for each in range(image)]
 
     def rms(self, x, name):
         scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.text_config.rms_norm_eps)

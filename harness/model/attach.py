@@ -12,7 +12,7 @@ from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy, anatomy
@@ -22,7 +22,7 @@ from harness.model.llm import Language
 from harness.model.plan import plan
 from harness.model.rider import Rider
 from harness.model.splice import placeholders, splice
-from harness.model.text import TextEncoder, default_text_encoder, load_text_encoder
+from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from harness.model.vit import Vision
 from methods.interface import Method, Stage
 
@@ -193,7 +193,10 @@ def attach(
         name = str(model.config.name_or_path)
         if text_encoder is None:
             text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
-        tokenizer = AutoTokenizer.from_pretrained(name) if tokenizer is None else tokenizer
+        tokenizer = default_tokenizer(name) if tokenizer is None else tokenizer
+        width, its = parts.vision.config.hidden_size, text_encoder.model.config.vision_config.hidden_size
+        if width != its:
+            raise VtbenchError(f"text_encoder: its CLIP has a vision width of {its}, the model's tower {width}")
     attached = Attached(parts, method, stages, text_encoder, tokenizer, seed)
     bound: dict[nn.Module, Any] = {}
     hooks = [

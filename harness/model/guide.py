@@ -1,6 +1,7 @@
 """What IVTP's guidance reads: the question in a prompt, token by token, beside CLIP's reading of it."""
 
 import re
+from itertools import accumulate
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -16,10 +17,12 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, l
 
     ids are a row's text tokens, without padding and image placeholders. The question is the last user turn: what stands
     behind the last "USER:", if there is one, and before the last "ASSISTANT:" behind that. Ranges come from decoding
-    every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole.
+    every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole; the pieces of one
+    character decode to several replacements until it is whole, so an end never goes beyond a later one.
     """
     prefixes = [str(tokenizer.decode(ids[: stop + 1], skip_special_tokens=True)) for stop in range(len(ids))]
-    ends, text = [len(prefix) for prefix in prefixes], prefixes[-1] if prefixes else ""
+    text = prefixes[-1] if prefixes else ""
+    ends = list(accumulate((len(prefix) for prefix in reversed(prefixes)), min))[::-1]
     turn = re.search(r"(?s:.*)USER\s*:", text)
     begin = turn.end() if turn else 0
     answer = re.search(r"(?s:.*)(ASSISTANT\s*:)", text[begin:])

@@ -164,6 +164,12 @@ class Ledger:
         return torch.stack([frame.valid.sum(dim=1) for frame in self.frames], dim=1)
 
     @property
+    def text(self) -> Tensor:
+        """Text tokens of each row: [B]."""
+        entry = self.frames[0]
+        return entry.valid.sum(dim=1).index_add(0, entry.row, -entry.count)
+
+    @property
     def row(self) -> list[int]:
         """The row that holds each image."""
         rows: list[int] = self.frames[0].row.tolist()

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from harness.errors import VtbenchError
+from harness.model.openclip import from_open_clip
 from harness.pocket import WEIGHTS
 
 LLAVA_CLIP = "openai/clip-vit-large-patch14-336"
+RANDOM_CLIP = "random:clip-vit-large-patch14-336"
+OPEN_CLIP = "open_clip:"
 
 
 class TextEncoder:
@@ -24,7 +27,7 @@ class TextEncoder:
         self.model, self.tokenizer = model, tokenizer
         self.encode = lru_cache(maxsize=4096)(self._encode)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _encode(self, text: str) -> tuple[Tensor, list[tuple[int, int]]]:
         """Return the projected features [S, P] of a text's tokens and their character ranges.
 
@@ -44,22 +47,64 @@ class TextEncoder:
 
 
 def default_text_encoder(model_name: str) -> str:
-    """Return the CLIP that belongs to a model: a `clip` folder beside its weights, else the one of LLaVA-1.5."""
+    """Return the CLIP that belongs to a model: a `clip` folder beside its weights, else the one of LLaVA-1.5.
+
+    Another random shape than the pocket's gets that one's shape with random weights.
+    """
     if model_name in ("pocket", "random:pocket"):
         return str(WEIGHTS / "clip")
+    if model_name.startswith("random:"):
+        return RANDOM_CLIP
     beside = Path(model_name) / "clip"
     return str(beside) if beside.is_dir() else LLAVA_CLIP
 
 
-@lru_cache(maxsize=2)
-def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextEncoder:
-    """Return a text encoder by hub id or folder, one copy a process. Errors: VtbenchError when there is none."""
+def default_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model; a random shape reads the pocket's, to have words at all.
+
+    Errors: VtbenchError when there is none.
+    """
     try:
-        model: Any = CLIPModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(WEIGHTS if model_name.startswith("random:") else model_name)
     except (OSError, ValueError) as error:
         raise VtbenchError(
-            f"text_encoder: {name} cannot be loaded; allowed are a CLIP's hub id or local folder with safetensors "
-            f"({str(error).splitlines()[0]})"
+            f"tokenizer: {model_name!r} has none that can be loaded; pass one to attach ({str(error).splitlines()[0]})"
         ) from None
-    return TextEncoder(model.to(device).eval(), tokenizer)
+
+
+@lru_cache(maxsize=2)
+def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """Return a text encoder, one copy a process.
+
+    name: a CLIP's hub id or local folder, `open_clip:ARCHITECTURE/PRETRAINED` (a tag, a checkpoint or a folder), or
+    `random:clip-vit-large-patch14-336`. Errors: VtbenchError when there is none.
+    """
+    model: Any
+    tokenizer: Any
+    try:
+        if name.startswith(OPEN_CLIP):
+            architecture, _, pretrained = name.removeprefix(OPEN_CLIP).partition("/")
+            model, tokenizer = from_open_clip(architecture, pretrained)
+        elif name == RANDOM_CLIP:
+            model, tokenizer = _random(), AutoTokenizer.from_pretrained(WEIGHTS / "clip")
+        else:
+            model = CLIPModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise VtbenchError(
+            f"text_encoder: {name} cannot be loaded; allowed are a CLIP's hub id or local folder with safetensors, "
+            f"open_clip:ARCHITECTURE/PRETRAINED, {RANDOM_CLIP} ({reason})"
+        ) from None
+    return TextEncoder(model.to(device, dtype).eval(), tokenizer)
+
+
+def _random() -> CLIPModel:
+    """Return the shape of LLaVA-1.5's CLIP with random weights from seed 0, without the layers of its vision tower."""
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 0}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return CLIPModel(
+            CLIPConfig(text_config=text | {"projection_dim": 768}, vision_config=vision, projection_dim=768)
+        )

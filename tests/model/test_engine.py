@@ -1,160 +1,29 @@
 """The engine's invariants, for every method in the table: a new method is tested by being listed."""
 
-import hashlib
-
 import pytest
 import torch
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    StaticCache,
-)
+from transformers import StaticCache
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
-from harness.model.text import TextEncoder
-from harness.pocket.tokenization import clip_tokenizer, llm_tokenizer
 from methods import METHODS, method
 from methods.schedule import tokens_per_layer
+from tests.model.tiny import (
+    IMAGES,
+    PATCHES,
+    PER_ROW,
+    ROWS,
+    TOKENIZER,
+    batch,
+    build,
+    configured,
+    images_of,
+    question_mean,
+    run,
+    uniforms,
+)
 from tests.reference import Reference
-
-PATCHES, NEW = 36, 5
-TOKENIZER = llm_tokenizer()
-QUESTIONS = ["what color is the small object?", "is there a red circle in the picture?", "where is the ring?"]
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "image_size": 60,
-    "patch_size": 10,
-    "projection_dim": 16,
-}
-
-
-def build(seed: int = 0, attention: str = "sdpa") -> LlavaForConditionalGeneration:
-    image, pad = (TOKENIZER.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
-    text = LlamaConfig(
-        vocab_size=len(TOKENIZER),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=pad,
-        bos_token_id=TOKENIZER.bos_token_id,
-        eos_token_id=None,
-    )
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_id=image, image_seq_length=PATCHES
-    )
-    model = LlavaForConditionalGeneration(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.25 if parameter.ndim > 1 else 0.1
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale, generator=generator)
-    model.set_attn_implementation(attention)
-    return model
-
-
-@pytest.fixture(scope="module")
-def encoder() -> TextEncoder:
-    tokenizer = clip_tokenizer(QUESTIONS)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=16,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=VISION, projection_dim=16)
-    return TextEncoder(CLIPModel(config).eval(), tokenizer)
-
-
-def prompt(question: str, images: int = 1, before: str = "") -> list[int]:
-    return TOKENIZER(f"USER: {before}{('<image>' * PATCHES + ' ') * images}{question} ASSISTANT:")["input_ids"]
-
-
-ROWS = [
-    prompt(QUESTIONS[0]),
-    prompt(QUESTIONS[1], before="the picture is above ."),
-    prompt(QUESTIONS[2], images=2),
-    prompt("how many red circles are there?", images=0),
-]
-IMAGES = torch.randn(4, 3, 60, 60, generator=torch.Generator().manual_seed(1))
-PER_ROW = [1, 1, 2, 0]
-
-
-def batch(rows: list[list[int]] = ROWS, images: torch.Tensor = IMAGES, side: str = "left") -> dict[str, torch.Tensor]:
-    length = max(map(len, rows))
-    pads = [[TOKENIZER.pad_token_id] * (length - len(row)) for row in rows]
-    ids = [pad + row if side == "left" else row + pad for pad, row in zip(pads, rows, strict=True)]
-    masks = [
-        [0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad)
-        for pad, row in zip(pads, rows, strict=True)
-    ]
-    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
-    return inputs | ({"pixel_values": images} if len(images) else {})
-
-
-def images_of(row: int) -> torch.Tensor:
-    start = sum(PER_ROW[:row])
-    return IMAGES[start : start + PER_ROW[row]]
-
-
-def configured(name: str, tokens: int, **parameters):
-    if name == "full":
-        return method(name, **parameters)
-    if name == "fastv":
-        parameters["budget"] = "kept"
-    if name == "ivtp":
-        parameters.setdefault("threshold", -1.0)
-    return method(name, tokens=tokens, **parameters)
-
-
-def run(model, inputs, chosen=None, encoder=None, new=NEW):
-    """The logits of every step [steps, B, V], the tokens [B, steps], and the ledger."""
-    settings = {"max_new_tokens": new, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    with torch.inference_mode():
-        if chosen is None:
-            out, ledger = model.generate(**inputs, **settings), None
-        else:
-            with attach(model, chosen, text_encoder=encoder, tokenizer=TOKENIZER) as attached:
-                out = model.generate(**inputs, **settings)
-                ledger = attached.ledger
-    return torch.stack(out.logits), out.sequences[:, inputs["input_ids"].shape[1] :], ledger
-
-
-def uniforms(image: torch.Tensor, seed: int = 0):
-    """The documented draw of `random`: of the image's pixels, the seed and the layer."""
-
-    def draw(layer: int, count: int) -> torch.Tensor:
-        inner = hashlib.sha256(image.numpy().tobytes()).digest()
-        digest = hashlib.sha256(f"{seed}/{layer}/".encode() + inner).digest()
-        return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1))
-
-    return draw
-
-
-def question_mean(model, row: list[int]) -> torch.Tensor:
-    """Eq. 8 when every word is relevant: the mean embedding of the question's tokens."""
-    user, answer = TOKENIZER.convert_tokens_to_ids(["USER", "ASSISTANT"])
-    image = model.config.image_token_id
-    start, stop = row.index(user) + 2, row.index(answer)
-    ids = [token for token in row[start:stop] if token != image]
-    return model.get_input_embeddings().weight[ids].mean(dim=0).detach()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -221,6 +90,7 @@ def test_realised_tokens_are_the_schedule(name, dtype, encoder):
     text = [len(row) - PATCHES * count for row, count in zip(ROWS, PER_ROW, strict=True)]
     expected = [[t + count * n for n in scheduled.llm] for t, count in zip(text, PER_ROW, strict=True)]
     assert ledger.lengths.tolist() == expected
+    assert ledger.text.tolist() == text
 
 
 @pytest.mark.parametrize("name", METHODS)
