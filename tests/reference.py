@@ -125,7 +125,7 @@ class Reference:
         w, config, contiguous = self.weights, self.config.text_config, method.positions == "contiguous"
         embed = w["language_model.embed_tokens.weight"]
         states, position, owner, rider_of, patch_of, size = [], [], [], [], [], []
-        patches, slot, image = [], 0, 0
+        slot, image = 0, 0
 
         def add(state, place, *, image=-1, patch=-1, weight=1.0, rider=-1):
             states.append(state), position.append(place), owner.append(image)
@@ -138,7 +138,6 @@ class Reference:
                 continue
             uniform = None if uniforms is None else uniforms[image]
             features, patch, sizes = self.see(images[image], self.stages, uniform)
-            patches.append(patch)
             for feature, p, weight in zip(features, patch, sizes.tolist(), strict=True):
                 add(feature, slot + p, image=image, patch=p, weight=weight)
             slot += shape.patches
@@ -183,6 +182,8 @@ class Reference:
                         position[first], patch_of[first] = position[source], patch_of[source]
                         alive[mine[len(index) :]] = False
                     matrices = []
+            if layer == 0:
+                patches = [patch_of[alive & (owner == each)].tolist() for each in range(image)]
             place = position
             if contiguous:
                 counted = alive & ~rider

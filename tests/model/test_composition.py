@@ -1,0 +1,284 @@
+"""The engine's invariants for what no listed method does: adaptive counts, merging and reordering at every seam, random
+draws beyond the ViT, and stages of several kinds composed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from harness.errors import VtbenchError
+from harness.model.anatomy import anatomy
+from harness.model.attach import attach
+from methods.interface import Cut, Method, Reduced, Stage, View
+from methods.reduce import bipartite_merge, keep_top
+from tests.model.tiny import (
+    IMAGES,
+    PATCHES,
+    PER_ROW,
+    ROWS,
+    TOKENIZER,
+    batch,
+    build,
+    images_of,
+    question_mean,
+    run,
+    uniforms,
+)
+from tests.reference import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged(Method):
+    name: ClassVar[str] = "staged"
+    paper: ClassVar[str] = "test"
+
+    made: tuple[Stage, ...]
+
+    def stages(self, shape):
+        return self.made
+
+    def pseudo_cls(self, words):
+        return words.embeddings.mean(dim=0)
+
+
+def stage(seam, reduce, cuts, *needs, **settings):
+    return Stage(seam=seam, reduce=reduce, cuts=tuple(Cut(*cut) for cut in cuts), needs=frozenset(needs), **settings)
+
+
+def flagged(keep):
+    """Keep what is flagged [B, N]: another count for every image."""
+    N = keep.shape[1]
+    index = torch.where(keep, torch.arange(N), N).sort(dim=-1).values[:, : int(keep.sum(dim=1).max())]
+    return Reduced(index.masked_fill(index == N, -1))
+
+
+def about_mean(score, size):
+    real = size > 0
+    mean = (score * real).sum(dim=1) / real.sum(dim=1)
+    return flagged(real & (score >= 0.7 * mean[:, None]))
+
+
+def by_attention(view: View, n: int) -> Reduced:
+    return keep_top(view.attention, n, view.size)
+
+
+def by_random(view: View, n: int) -> Reduced:
+    return keep_top(view.random, n, view.size)
+
+
+def by_value(view: View, n: int) -> Reduced:
+    return keep_top(view.attention * view.value_norm, n, view.size)
+
+
+def by_norm(view: View, n: int) -> Reduced:
+    return keep_top(view.x.float().norm(dim=-1), n, view.size)
+
+
+def attended(view: View, n: int) -> Reduced:
+    return about_mean(view.attention, view.size)
+
+
+def strong(view: View, n: int) -> Reduced:
+    return about_mean(view.x.float().norm(dim=-1), view.size)
+
+
+def reversed_order(view: View, n: int) -> Reduced:
+    return Reduced(by_norm(view, n).index.flip(1))
+
+
+def neighbours(view: View, n: int) -> Reduced:
+    """Merge each token with the next: size-weighted mean at the first one's place; an odd last one stays."""
+    x, size = view.x, view.size
+    if x.shape[1] % 2:
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        size = torch.cat([size, torch.zeros_like(size[:, :1])], dim=1)
+    pairs = size.unflatten(1, (-1, 2))
+    joined = pairs.sum(dim=-1)
+    weighted = (x * size.unsqueeze(-1)).unflatten(1, (-1, 2)).sum(dim=2)
+    index = torch.arange(0, x.shape[1], 2).expand(len(x), -1)
+    mean = weighted / joined.clamp(min=1).unsqueeze(-1)
+    return Reduced(index=index.masked_fill(joined == 0, -1), x=mean, size=joined)
+
+
+def fused(view: View, n: int) -> Reduced:
+    """EViT: the most attended in falling order, the rest as one token, appended, at the place of their best."""
+    order = view.attention.sort(dim=-1, descending=True, stable=True).indices
+    kept, rest = order[:, : n - 1], order[:, n - 1 :]
+    weight = view.attention.gather(1, rest).unsqueeze(-1)
+    token = (weight * view.x.gather(1, rest.unsqueeze(-1).expand(-1, -1, view.x.shape[-1]))).sum(dim=1, keepdim=True)
+    x = torch.cat([view.x.gather(1, kept.unsqueeze(-1).expand(-1, -1, view.x.shape[-1])), token], dim=1)
+    size = torch.cat([view.size.gather(1, kept), view.size.gather(1, rest).sum(dim=1, keepdim=True)], dim=1)
+    return Reduced(index=order[:, :n], x=x, size=size)
+
+
+COMPOSED = {
+    "vit adaptive": [stage("vit", attended, [(1, 0), (3, 0)], "cls_row", adaptive=True)],
+    "vit adaptive inside, then rollout": [
+        stage("vit", attended, [(1, 0)], "cls_row", adaptive=True, inside=True),
+        stage("vit", by_value, [(5, 7)], "cls_rollout", "value_norm"),
+    ],
+    "vit rollout inside": [stage("vit", by_value, [(1, 20), (4, 9)], "cls_rollout", "value_norm", inside=True)],
+    "vit fuses, reordered": [stage("vit", fused, [(1, 20), (3, 9)], "cls_row", inside=True)],
+    "vit merges proportionally, then adaptive": [
+        stage("vit", bipartite_merge, [(0, 30), (1, 20)], "keys", inside=True, proportional=True),
+        stage("vit", attended, [(4, 0)], "cls_row", adaptive=True),
+    ],
+    "vit random, cut before the features": [stage("vit", by_random, [(0, 30), (5, 9)], "random")],
+    "input adaptive": [stage("input", strong, [(0, 0)], adaptive=True)],
+    "input merges": [stage("input", neighbours, [(0, 18)])],
+    "input draws, twice": [stage("input", by_random, [(0, 20), (1, 9)], "random")],
+    "input reorders": [stage("input", reversed_order, [(0, 9)])],
+    "llm adaptive": [stage("llm", attended, [(1, 0), (3, 0)], "last_row", adaptive=True)],
+    "llm merges": [stage("llm", neighbours, [(2, 18), (4, 9)])],
+    "llm reorders": [stage("llm", reversed_order, [(1, 20), (3, 9)])],
+    "llm draws": [stage("llm", by_random, [(1, 20), (5, 9)], "random")],
+    "llm cut before its first layer": [stage("llm", by_norm, [(0, 12), (2, 9)])],
+    "llm cut twice at one layer": [
+        stage("llm", by_value, [(2, 20)], "last_row", "value_norm"),
+        stage("llm", neighbours, [(2, 10)]),
+    ],
+    "llm all kinds": [
+        stage("llm", attended, [(1, 0)], "last_row", adaptive=True),
+        stage("llm", by_value, [(4, 6)], "rider_rollout", "value_norm"),
+        stage("llm", by_attention, [(5, 3)], "last_row"),
+    ],
+    "adaptive everywhere, with a rider": [
+        stage("vit", attended, [(2, 0)], "cls_row", adaptive=True),
+        stage("input", neighbours, [(0, 0)]),
+        stage("llm", attended, [(2, 0), (4, 0)], "rider_rollout", adaptive=True),
+    ],
+}
+
+
+def staged(name, **settings):
+    return Staged(made=tuple(COMPOSED[name]), **settings)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, encoder):
+    model = build(seed=7, attention=attention)
+    chosen = staged(name, positions=positions)
+    logits, answers, ledger = run(model, batch(), chosen, encoder)
+    reference, shape, image = Reference(model), anatomy(model).shape, 0
+    needs = frozenset().union(*(each.needs for each in chosen.made))
+    for row, ids in enumerate(ROWS):
+        images = images_of(row)
+        with torch.inference_mode():
+            expected, entered, kept = reference.answer(
+                ids,
+                images,
+                chosen,
+                shape,
+                new=answers[row, :-1].tolist(),
+                uniforms=[uniforms(pixels) for pixels in images] if "random" in needs else None,
+                pseudo=[question_mean(model, ids)] * len(images) if "rider_rollout" in needs else None,
+            )
+        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
+            assert ledger.entered[mine].tolist() == into
+            assert ledger.kept[mine].tolist() == last
+            assert ledger.tokens.llm[mine][0] == len(into) and ledger.tokens.llm[mine][-1] == len(last)
+        image += len(images)
+        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+    if any(each.adaptive for each in chosen.made):
+        assert len({*zip(map(tuple, ledger.tokens.vit), map(tuple, ledger.tokens.llm), strict=True)}) > 1
+    assert (ledger.lengths[:, -1] - ledger.text).sum() == sum(len(kept) for kept in ledger.kept)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_one_by_one(name, side, encoder):
+    model = build(seed=11)
+    chosen = staged(name)
+    together, _, both = run(model, batch(side=side), chosen, encoder)
+    image = 0
+    for row, ids in enumerate(ROWS):
+        alone, _, ledger = run(model, batch([ids], images_of(row)), chosen, encoder)
+        torch.testing.assert_close(alone[:, 0], together[:, row], atol=1e-4, rtol=0)
+        assert [kept.tolist() for kept in ledger.kept] == [
+            kept.tolist() for kept in both.kept[image : image + PER_ROW[row]]
+        ]
+        image += PER_ROW[row]
+
+
+def everything(view: View, n: int) -> Reduced:
+    return flagged(view.size > 0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_adaptive_method_that_keeps_all_is_the_unpatched_model_bit_for_bit(attention):
+    model = build(attention=attention)
+    layers = [(layer, PATCHES) for layer in range(1, 6)]
+    chosen = Staged(
+        made=(
+            stage("vit", everything, layers, "cls_row", adaptive=True),
+            stage("input", everything, [(0, PATCHES)], adaptive=True),
+            stage("llm", everything, layers, "last_row", "value_norm", adaptive=True),
+        )
+    )
+    assert torch.equal(run(model, batch(), chosen)[0], run(model, batch())[0])
+
+
+def test_a_forward_that_someone_else_bound_is_put_back():
+    model = build()
+    layer = model.model.language_model.layers[1]
+    calls = []
+    plain = layer.forward
+
+    def forward(*args, **kwargs):
+        calls.append(1)
+        return plain(*args, **kwargs)
+
+    layer.forward = forward
+    run(model, batch(ROWS[:1], IMAGES[:1]), staged("llm merges"), new=2)
+    assert layer.forward is forward and len(calls) == 2
+
+
+def test_a_prefill_with_gradients_runs(encoder):
+    model = build()
+    with attach(model, staged("adaptive everywhere, with a rider"), text_encoder=encoder, tokenizer=TOKENIZER):
+        assert model(**batch()).logits.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (stage("llm", by_norm, [(6, 9)]), "llm: a cut at layer 6 is not possible; allowed are 0 to 5"),
+        (stage("vit", by_norm, [(6, 9)]), "vit: a cut at layer 6 is not possible; allowed are 0 to 5"),
+        (stage("vit", by_norm, [(5, 9)], inside=True), "vit: a cut at layer 5 is not possible; allowed are 0 to 4"),
+        (stage("llm", by_norm, [(1, 9)], inside=True), "llm: inside and proportional are possible in the ViT only"),
+        (stage("llm", by_norm, [(1, 9)], "cls"), "llm: a stage there cannot have cls; allowed are last_row, random"),
+        (stage("input", by_norm, [(0, 9)], "cls_row"), "input: a stage there cannot have cls_row; allowed are random"),
+        (stage("llm", by_norm, [(0, 9)], "last_row"), "llm: a cut before layer 0 cannot have last_row"),
+        (stage("vit", by_norm, [(1, 9)], "cls_row", "cls_rollout"), "vit: a stage has one View.attention"),
+        (stage("llm", by_attention, [(2, 9), (2, 4)], "last_row"), "llm: a second cut behind layer 1 cannot have last"),
+    ],
+)
+def test_stages_that_cannot_work_are_refused(made, message):
+    with pytest.raises(VtbenchError, match=message), attach(build(), Staged(made=(made,))):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"use_cache": False}, "use_cache=False is not possible with cuts inside the LLM"),
+        ({"prefill_chunk_size": 45}, "tokens follow at once; allowed is one, so no chunked prefill"),
+    ],
+)
+def test_generation_that_would_choose_anew_is_refused(settings, message):
+    model = build()
+    with attach(model, staged("llm adaptive")), torch.inference_mode(), pytest.raises(VtbenchError, match=message):
+        model.generate(**batch(ROWS[:1], IMAGES[:1]), max_new_tokens=3, do_sample=False, **settings)
+
+
+def test_without_a_cache_cuts_in_the_vit_answer_as_with_one():
+    model = build()
+    answers = []
+    with attach(model, staged("vit adaptive")), torch.inference_mode():
+        for use_cache in (True, False):
+            inputs = batch(ROWS[:1], IMAGES[:1])
+            answers.append(model.generate(**inputs, max_new_tokens=4, do_sample=False, use_cache=use_cache))
+    assert torch.equal(*answers)
