@@ -1,0 +1,192 @@
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from harness.errors import VtbenchError
+from harness.model.attach import attach
+from harness.model.guide import question
+from harness.model.text import (
+    LLAVA_CLIP,
+    RANDOM_CLIP,
+    default_text_encoder,
+    default_tokenizer,
+    load_text_encoder,
+)
+from harness.pocket import WEIGHTS
+from methods import method
+from tests.model.tiny import QUESTIONS, TOKENIZER, build
+
+PROMPT = "USER: <image>\nWhere is the ring? ASSISTANT: left USER: and the café 🦊, is it red? ASSISTANT:"
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE that cuts every character into its bytes (GPT-2's kind)."""
+    alphabet = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(alphabet, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def pieces_tokenizer(texts: str) -> PreTrainedTokenizerFast:
+    """Words behind `▁`, unknown characters by their bytes (sentencepiece's kind, LLaMA's)."""
+    words = sorted({f"▁{word}" for word in texts.split()} - {"▁🦊,"})
+    vocabulary = {
+        token: index for index, token in enumerate(["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *words, "▁"])
+    }
+    letters = sorted({letter for word in words for letter in word} - set(vocabulary))
+    vocabulary |= {letter: len(vocabulary) + index for index, letter in enumerate(letters)}
+    merges, known = [], set(vocabulary)
+    for word in words:
+        for stop in range(2, len(word) + 1):
+            left, right = word[: stop - 1], word[stop - 1]
+            if left + right not in known:
+                vocabulary[left + right] = len(vocabulary)
+                known.add(left + right)
+            merges.append((left, right))
+    model = models.BPE(vocabulary, list(dict.fromkeys(merges)), unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.mark.parametrize("tokenizer", [bytes_tokenizer(), pieces_tokenizer(PROMPT)], ids=["byte pairs", "pieces"])
+def test_the_question_is_the_last_user_turn_with_ranges_that_cover_it(tokenizer):
+    ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+    text, indices, spans = question(tokenizer, ids)
+    assert text == "and the café 🦊, is it red?"
+    assert spans[0][0] == 0 and spans[-1][1] == len(text)
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
+    assert all(start < stop for start, stop in spans) and indices == sorted(set(indices))
+    for index, (start, stop) in zip(indices, spans, strict=True):
+        piece = tokenizer.decode([ids[index]]).strip()
+        assert "�" in piece or piece in text[start:stop]
+
+
+def test_the_question_of_whole_words():
+    ids = TOKENIZER("USER: where is the object? ASSISTANT:")["input_ids"]
+    text, indices, spans = question(TOKENIZER, ids)
+    assert [text[start:stop].strip() for start, stop in spans] == ["where", "is", "the", "ob", "ject", "?"]
+    assert [TOKENIZER.convert_ids_to_tokens(ids[index]) for index in indices][-3:] == ["ob", "##ject", "?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("what color is the ring?", "what color is the ring?"),
+        ("what color? ASSISTANT:", "what color?"),
+        ("", ""),
+        ("USER: ASSISTANT:", ""),
+    ],
+)
+def test_a_prompt_without_turns_is_all_question(text, expected):
+    assert question(TOKENIZER, TOKENIZER(text, add_special_tokens=False)["input_ids"])[0] == expected
+
+
+def test_features_are_every_tokens_own_and_beyond_the_context_there_are_none(encoder):
+    features, spans = encoder.encode(QUESTIONS[0])
+    assert "".join(QUESTIONS[0][start:stop] for start, stop in spans) == QUESTIONS[0].replace(" ", "")
+    tokens = encoder.tokenizer(QUESTIONS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        hidden = encoder.model.text_model(input_ids=tokens).last_hidden_state[0, 1:-1]
+        assert torch.equal(features, encoder.model.text_projection(hidden))
+    assert not features.requires_grad
+    long = " ".join(QUESTIONS * 20)
+    features, spans = encoder.encode(long)
+    assert len(features) == len(spans) == 75 and spans[-1][1] < len(long)
+    assert encoder.encode("")[0].shape == (0, 16)
+
+
+@pytest.fixture(scope="module")
+def open_clips(tmp_path_factory):
+    """A tiny open_clip architecture, its model and its checkpoint."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("open_clip")
+    vision = {"image_size": 60, "layers": 2, "width": 32, "head_width": 8, "patch_size": 10}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2}
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    (folder / "tiny-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "tiny-test.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-test").eval()
+    torch.save(model.state_dict(), folder / "weights.pt")
+    whole = folder / "whole"
+    whole.mkdir()
+    (whole / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    torch.save(model.state_dict(), whole / "open_clip_pytorch_model.bin")
+    return model, open_clip.get_tokenizer("tiny-test"), folder
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # open_clip's
+@pytest.mark.parametrize("pretrained", ["weights.pt", "whole"])
+def test_an_open_clip_checkpoint_gives_open_clips_features(open_clips, pretrained):
+    theirs, tokenize, folder = open_clips
+    text = "What color's  the Café?"
+    features, spans = load_text_encoder(f"open_clip:tiny-test/{folder}/{pretrained}").encode(text)
+    tokens = tokenize(text)
+    with torch.no_grad():
+        hidden = theirs.token_embedding(tokens) + theirs.positional_embedding
+        hidden = theirs.ln_final(theirs.transformer(hidden, attn_mask=theirs.attn_mask)) @ theirs.text_projection
+        named = hidden[0, 1 : int(tokens.argmax())]
+        cls = torch.randn(3, 32)
+        projected = theirs.visual.ln_post(cls) @ theirs.visual.proj
+        ours = load_text_encoder(f"open_clip:tiny-test/{folder}/{pretrained}").project_cls(cls)
+    torch.testing.assert_close(features, named, atol=2e-6, rtol=0)
+    torch.testing.assert_close(ours, projected, atol=2e-6, rtol=0)
+    assert [text[start:stop] for start, stop in spans] == ["What", "color", "'s", "the", "Café", "?"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # open_clip's
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("open_clip:ViT-L-14-336", "it names no weights for ViT-L-14-336"),
+        ("open_clip:nothing/openai", "'nothing' not found"),
+        ("no such folder/clip/at all", "allowed are a CLIP's hub id or local folder"),
+    ],
+)
+def test_a_text_encoder_that_is_not_there_is_refused(name, message):
+    with pytest.raises(VtbenchError, match=message):
+        load_text_encoder(name)
+
+
+def test_every_model_has_its_text_encoder(tmp_path):
+    (tmp_path / "clip").mkdir()
+    assert default_text_encoder("pocket") == default_text_encoder("random:pocket") == str(WEIGHTS / "clip")
+    assert default_text_encoder("random:llava-1.5-7b") == default_text_encoder("random:llava-1.5-13b") == RANDOM_CLIP
+    assert default_text_encoder("llava-hf/llava-1.5-7b-hf") == LLAVA_CLIP
+    assert default_text_encoder(str(tmp_path)) == str(tmp_path / "clip")
+    assert default_tokenizer("random:llava-1.5-7b").convert_tokens_to_ids("ASSISTANT") > 0
+    with pytest.raises(VtbenchError, match="has none that can be loaded"):
+        default_tokenizer(str(tmp_path))
+
+
+def test_a_text_encoder_of_another_width_is_refused(encoder):
+    encoder_of_pocket = load_text_encoder(str(WEIGHTS / "clip"))
+    with (
+        pytest.raises(VtbenchError, match="its CLIP has a vision width of 64, the model's tower 32"),
+        attach(build(), method("ivtp", tokens=9), text_encoder=encoder_of_pocket, tokenizer=TOKENIZER),
+    ):
+        pass
+
+
+def test_the_random_pocket_runs_ivtp_offline_by_its_name():
+    from harness.model.load import load
+
+    loaded = load("random:pocket")
+    tokenizer = loaded.processor.tokenizer
+    ids = tokenizer(f"USER: {'<image>' * loaded.shape.patches} where is the ring? ASSISTANT:", return_tensors="pt")
+    side = loaded.model.config.vision_config.image_size
+    with attach(loaded.model, method("ivtp", tokens=64)) as attached, torch.inference_mode():
+        loaded.model(
+            input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], pixel_values=torch.randn(1, 3, side, side)
+        )
+    assert len(attached.ledger.kept[0]) == 64
