@@ -4,7 +4,7 @@ import json
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from harness.errors import VtbenchError
 
 if TYPE_CHECKING:
     from harness.spec import Sweep, Trial
-    from harness.store import Store
+    from harness.store import Result, Store
 
 app = typer.Typer(
     help="Benchmark visual-token pruning and merging in large vision-language models.",
@@ -107,7 +107,7 @@ def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
     from harness import sweep as engine
     from harness import track
 
-    def log(result: Any) -> None:
+    def log(result: "Result") -> None:
         samples = pd.DataFrame() if result.samples is None else result.samples
         track.log(result.record, samples, sweep=sweep.name, directory=store.folder)
 

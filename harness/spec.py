@@ -66,7 +66,7 @@ class Trial(_Frozen):
     text_encoder: str | None
     trust_remote_code: bool
     measure: tuple[Measure, ...]
-    content: dict[str, str]  # fingerprints of the model's and the task's files, where they are local
+    content: dict[str, str]  # fingerprints of the model's, task's and text encoder's files, where they are local
     protocol: int = PROTOCOL
 
     @property
@@ -175,7 +175,7 @@ class Sweep(NamedTuple):
                     text_encoder=axes.text_encoder,
                     trust_remote_code=axes.trust_remote_code,
                     measure=tuple(measure for measure in MEASURES if measure in axes.measure),
-                    content=_content(model, task),
+                    content=_content(model, task, axes.text_encoder),
                 )
                 yield method, trial
 
@@ -292,8 +292,10 @@ def _is_own(task: str) -> bool:
     return (OWN_TASKS / f"{task}.yaml").is_file()
 
 
-def _content(model: str, task: str) -> dict[str, str]:
+def _content(model: str, task: str, text_encoder: str | None) -> dict[str, str]:
     folders = {"model": WEIGHTS if model == "pocket" else Path(model)}
     if _is_own(task):
         folders["task"] = OWN_TASKS
+    if text_encoder is not None:
+        folders["text_encoder"] = Path(text_encoder)
     return {name: fingerprint(folder) for name, folder in folders.items() if folder.is_dir()}

@@ -10,13 +10,20 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import yaml
 
 if TYPE_CHECKING:
     from harness.spec import Trial
+
+
+class Result(NamedTuple):
+    """What a trial leaves: record.json's content and samples.parquet's."""
+
+    record: dict[str, Any]
+    samples: pd.DataFrame | None
 
 
 class Store:

@@ -24,15 +24,15 @@ from harness.errors import VtbenchError
 from harness.metrics.latency import device_to_itself
 from harness.progress import Board, board
 from harness.spec import Resources, Trial
-from harness.store import Store
+from harness.store import Result, Store
 
 ATTEMPTS = 2  # of a trial whose worker dies
 OBJECT_STORE = 200 * 2**20  # bytes; records are small
 
-Prepare = Callable[[str], Callable[[Trial], Any]]  # in a worker, from its device to what runs a trial to a trial.Result
+Prepare = Callable[[str], Callable[[Trial], Result]]  # in a worker, from its device to what runs a trial
 
 
-def prepare(device: str) -> Callable[[Trial], Any]:
+def prepare(device: str) -> Callable[[Trial], Result]:
     """Return what runs trials with a warm model."""
     from harness.trial import Warm, run
 
@@ -65,7 +65,7 @@ class Worker:
     def ready(self) -> None:
         """Return when the process is there."""
 
-    def run(self, trial: Trial) -> Any:
+    def run(self, trial: Trial) -> Result | Failed:
         """Return what running the trial gave, or Failed: an exception costs neither process nor model."""
         try:
             return self.execute(trial)
@@ -105,7 +105,7 @@ def run(
     *,
     address: str = "local",
     prepare: Prepare = prepare,
-    after: Callable[[Any], None] = lambda result: None,
+    after: Callable[[Result], None] = lambda result: None,
 ) -> Outcome:
     """Run the trials that the store has not, and store each as it ends.
 
@@ -146,7 +146,7 @@ class _Loop:
         store: Store,
         resources: Resources,
         prepare: Prepare,
-        after: Callable[[Any], None],
+        after: Callable[[Result], None],
         outcome: Outcome,
         shown: Board,
     ) -> None:
@@ -200,7 +200,7 @@ class _Loop:
         self.running[worker.run.remote(trial)] = worker, trial, time.monotonic()
         self.shown.starts()
 
-    def keep(self, trial: Trial, result: Any, seconds: float) -> None:
+    def keep(self, trial: Trial, result: Result | Failed, seconds: float) -> None:
         """Store what a trial gave."""
         if not isinstance(result, Failed):
             try:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,18 +26,12 @@ from harness.model.load import Loaded, load
 from harness.model.text import TextEncoder, default_text_encoder, load_text_encoder
 from harness.provenance import provenance
 from harness.spec import Trial
+from harness.store import Result
 from methods.interface import Method, Stage
 
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
 TEXT_TOKENS = 64  # of the prompt that stands in for a task's, where a model has no tokenizer
-
-
-class Result(NamedTuple):
-    """What a trial leaves: record.json's content and samples.parquet's."""
-
-    record: dict[str, Any]
-    samples: pd.DataFrame | None
 
 
 class Warm:
@@ -55,7 +48,8 @@ class Warm:
             self._loaded.clear()  # the old model goes before the new one comes
             self.images = ImageCache()
             # lmms-eval runs elsewhere, where a relative path leads nowhere
-            name = str(Path(trial.model).resolve()) if Path(trial.model).is_dir() else trial.model
+            folder = trial.model != "pocket" and Path(trial.model).is_dir()
+            name = str(Path(trial.model).resolve()) if folder else trial.model
             self._loaded[trial.warm_key] = load(
                 name,
                 dtype=DTYPES[trial.dtype],

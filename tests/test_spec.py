@@ -113,6 +113,8 @@ def test_protocol_and_content_change_the_id(tmp_path):
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"two")
     (after,) = sweep(tmp_path, local).trials()
     assert before.content.keys() == {"model"} and before.id != after.id
+    (other,) = sweep(tmp_path, local + f"text_encoder: {tmp_path / 'weights'}\n").trials()
+    assert other.content.keys() == {"model", "text_encoder"}
 
 
 WRONG = {
