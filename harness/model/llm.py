@@ -113,8 +113,6 @@ class Language:
             reduced = stage.reduce(self._view(stage, cut.layer, frames[-1], x), cut.tokens)
             frames[-1], x = frames[-1].repack(x, reduced, contiguous=self.contiguous)
         self.heard = None
-        if self.rider is not None:
-            self.rider.lower = []
         return x
 
     def _view(self, stage: Stage, index: int, frame: Frame, x: Tensor) -> View:

@@ -126,6 +126,13 @@ COMPOSED = {
     ],
     "vit random, cut before the features": [stage("vit", by_random, [(0, 30), (5, 9)], "random")],
     "input adaptive": [stage("input", strong, [(0, 0)], adaptive=True)],
+    "vit inside, padded": [stage("vit", attended, [(1, 0), (3, 0)], "cls_row", adaptive=True, inside=True)],
+    "vit inside, proportionally": [
+        stage("vit", bipartite_merge, [(1, 25)], "keys", inside=True, proportional=True),
+        stage("vit", by_value, [(4, 9)], "cls_rollout", "value_norm", inside=True),
+    ],
+    "input merges unevenly": [stage("input", by_norm, [(0, 7)]), stage("input", neighbours, [(1, 4), (2, 2)])],
+    "llm merges unevenly": [stage("llm", by_norm, [(1, 7)]), stage("llm", neighbours, [(2, 4), (3, 2)])],
     "input merges": [stage("input", neighbours, [(0, 18)])],
     "input draws, twice": [stage("input", by_random, [(0, 20), (1, 9)], "random")],
     "input reorders": [stage("input", reversed_order, [(0, 9)])],
