@@ -41,7 +41,12 @@ class TextEncoder:
         return self.model.text_projection(hidden[named]), [tuple(tokens["offset_mapping"][index]) for index in named]
 
     def project_cls(self, cls: Tensor) -> Tensor:
-        """Return a ViT's last CLS [..., D] in the joint space [..., P]."""
+        """Return a ViT's last CLS [..., D] in the joint space [..., P]. Errors: VtbenchError for another width."""
+        width = self.model.config.vision_config.hidden_size
+        if cls.shape[-1] != width:
+            raise VtbenchError(
+                f"text_encoder: its CLIP has a vision width of {width}, the model's tower {cls.shape[-1]}"
+            )
         cls = cls.to(self.model.visual_projection.weight)
         return self.model.visual_projection(self.model.vision_model.post_layernorm(cls))
 

@@ -18,7 +18,7 @@ from harness.model.text import (
 )
 from harness.pocket import WEIGHTS
 from methods import method
-from tests.model.tiny import QUESTIONS, TOKENIZER, build
+from tests.model.tiny import QUESTIONS, TOKENIZER, batch, build
 
 PROMPT = "USER: <image>\nWhere is the ring? ASSISTANT: left USER: and the café 🦊, is it red? ASSISTANT:"
 
@@ -169,13 +169,14 @@ def test_every_model_has_its_text_encoder(tmp_path):
         default_tokenizer(str(tmp_path))
 
 
-def test_a_text_encoder_of_another_width_is_refused(encoder):
-    encoder_of_pocket = load_text_encoder(str(WEIGHTS / "clip"))
+def test_a_text_encoder_of_another_width_is_refused():
+    model, encoder = build(), load_text_encoder(str(WEIGHTS / "clip"))
     with (
+        attach(model, method("ivtp", tokens=9), text_encoder=encoder, tokenizer=TOKENIZER),
+        torch.inference_mode(),
         pytest.raises(VtbenchError, match="its CLIP has a vision width of 64, the model's tower 32"),
-        attach(build(), method("ivtp", tokens=9), text_encoder=encoder_of_pocket, tokenizer=TOKENIZER),
     ):
-        pass
+        model(**batch())
 
 
 def test_the_random_pocket_runs_ivtp_offline_by_its_name():
