@@ -293,9 +293,11 @@ def _is_own(task: str) -> bool:
 
 
 def _content(model: str, task: str, text_encoder: str | None) -> dict[str, str]:
-    folders = {"model": WEIGHTS if model == "pocket" else Path(model)}
+    paths = {"model": WEIGHTS if model == "pocket" else Path(model)}
     if _is_own(task):
-        folders["task"] = OWN_TASKS
+        paths["task"] = OWN_TASKS
     if text_encoder is not None:
-        folders["text_encoder"] = Path(text_encoder)
-    return {name: fingerprint(folder) for name, folder in folders.items() if folder.is_dir()}
+        # open_clip:ARCHITECTURE/PATH may name a checkpoint or a folder
+        is_open_clip = text_encoder.startswith("open_clip:")
+        paths["text_encoder"] = Path(text_encoder.partition("/")[2] if is_open_clip else text_encoder)
+    return {name: fingerprint(path) for name, path in paths.items() if path.exists() and path != Path()}

@@ -23,7 +23,7 @@ from harness.metrics.memory import memory, peak
 from harness.metrics.tokens import realised
 from harness.model.attach import Attached, attach
 from harness.model.load import Loaded, load
-from harness.model.text import TextEncoder, default_text_encoder, load_text_encoder
+from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from harness.provenance import provenance
 from harness.spec import Trial
 from harness.store import Result
@@ -140,10 +140,11 @@ def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Obs
 
 
 def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder | None) -> Observed:
-    """Show a model that cannot read a grey image and meaningless text, for its costs."""
+    """Show a model that cannot read a grey image and a question that says nothing to it, for its costs."""
     config, patches = loaded.model.config, loaded.shape.patches
-    ids = torch.full((1, TEXT_TOKENS + patches), 0 if config.image_token_id else 1)
-    ids[0, 1 : 1 + patches] = config.image_token_id
+    words = default_tokenizer(loaded.name)("what color is the small object?", add_special_tokens=False)["input_ids"]
+    before, *question = (words * TEXT_TOKENS)[:TEXT_TOKENS]
+    ids = torch.tensor([[before, *[config.image_token_id] * patches, *question]])
     side = config.vision_config.image_size
     prompt = {
         "input_ids": ids.to(loaded.model.device),

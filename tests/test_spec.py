@@ -115,6 +115,13 @@ def test_protocol_and_content_change_the_id(tmp_path):
     assert before.content.keys() == {"model"} and before.id != after.id
     (other,) = sweep(tmp_path, local + f"text_encoder: {tmp_path / 'weights'}\n").trials()
     assert other.content.keys() == {"model", "text_encoder"}
+    checkpoint = tmp_path / "clip.pt"
+    checkpoint.write_bytes(b"one")
+    named = local + f"text_encoder: 'open_clip:ViT-L-14/{checkpoint}'\n"
+    (first,) = sweep(tmp_path, named).trials()
+    assert first.content.keys() == {"model", "text_encoder"}
+    (tag,) = sweep(tmp_path, local + "text_encoder: 'open_clip:ViT-L-14/openai'\n").trials()
+    assert tag.content.keys() == {"model"}
 
 
 WRONG = {

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from harness.metrics import latency
+from harness.model.text import default_text_encoder, load_text_encoder
 from harness.spec import Trial, load_sweep
 from harness.trial import TEXT_TOKENS, Warm, run
 
@@ -75,6 +76,19 @@ def test_a_model_that_cannot_read_gives_its_costs(tmp_path, monkeypatch):
     assert result.samples is None and result.record["scores"] is None
     assert result.record["tokens"]["llm"] == [576, 576, 64, 64, 64, 64]
     assert result.record["flops"]["text_tokens"] == TEXT_TOKENS
+
+
+def test_a_stand_in_prompt_has_a_question_that_guidance_can_read(tmp_path):
+    warm = Warm("cpu")
+    (trial,) = trials(tmp_path, "model: 'random:pocket'\nmethods: {ivtp: {tokens: 64}}\nmeasure: [tokens, flops]\n")
+    warm.model(trial)
+    warm._loaded = {key: _without_processor(model) for key, model in warm._loaded.items()}
+    seen = []
+    encoder = load_text_encoder(default_text_encoder("random:pocket"), "cpu")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(encoder, "encode", lambda text: seen.append(text) or encoder._encode(text))
+        assert run(trial, warm).record["tokens"]["llm"] == [128, 96, 96, 96, 64, 64]
+    assert seen and seen[0].count("what color is the small object?") > 4
 
 
 def _without_processor(model):
