@@ -3,34 +3,11 @@
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from harness.model.load import RANDOM
 from methods.schedule import TokensPerLayer
 
-
-def llava(hidden: int, mlp: int, layers: int, heads: int) -> LlavaConfig:
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        text_config=LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=mlp,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            vocab_size=32064,
-        ),
-        vision_feature_layer=-2,
-    )
-
-
-LLAVA_7B = llava(4096, 11008, 32, 32)
-LLAVA_13B = llava(5120, 13824, 40, 40)
+LLAVA_7B = RANDOM["random:llava-1.5-7b"]()
+LLAVA_13B = RANDOM["random:llava-1.5-13b"]()
 
 
 def tokens(vit: list[int], llm: list[int]) -> TokensPerLayer:
