@@ -141,7 +141,6 @@ def test_bad_input():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_events():
     result = measure(small().to("cuda", torch.bfloat16), prompt(), warmup=1, repeats=2, decoded=2)
     assert (result.clock, len(result.prefill_ms), len(result.decode_ms)) == ("CUDA events", 2, 4)
