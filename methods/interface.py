@@ -11,17 +11,28 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-Seam = Literal["vit", "input", "llm"]
+Seam = Literal["image", "vit", "input", "llm"]
 Positions = Literal["original", "contiguous"]
 Need = Literal[
     "cls",  # View.cls
-    "keys",  # View.keys
+    "keys",  # View.keys, of the last layer run
+    "next_keys",  # View.keys, all heads joined, of the layer above: its norm and projection of the tokens at hand
     "value_norm",  # View.value_norm
     "random",  # View.random
-    "cls_row",  # View.attention = the CLS token's attention in the last layer run
-    "cls_rollout",  # View.attention = the CLS token's rollout over the layers since the previous cut
-    "last_row",  # View.attention = the last prompt token's attention in the last layer run
-    "rider_rollout",  # View.attention = the pseudo CLS's rollout over the layers since the previous cut
+    # View.attention in the last layer run, of …
+    "cls_row",  # the CLS token
+    "last_row",  # the last prompt token
+    "rater_row",  # SparseVLM's raters, their mean
+    "rider_row",  # the pseudo CLS
+    # View.attention, computed from the tokens at hand with the norm and projections of the layer above, of …
+    "next_cls_row",  # the CLS token, all heads as one of the whole width
+    "next_last_row",  # the last prompt token
+    # View.attention = the rollout over the layers since the previous cut, of …
+    "cls_rollout",  # the CLS token
+    "rider_rollout",  # the pseudo CLS
+    # View.rows, of …
+    "cls_rows",  # the CLS token
+    "rider_rows",  # the pseudo CLS
 ]
 
 
@@ -31,9 +42,10 @@ class View(NamedTuple):
     x: Tensor  # [B, N, D] hidden states
     size: Tensor  # [B, N] float32: how many patches each token stands for, 0 = padding
     attention: Tensor | None = None  # [B, N] float32, post-softmax, head mean
+    rows: Tensor | None = None  # [B, G, N] float32: attention in each of the G layers since the previous cut
     value_norm: Tensor | None = None  # [B, N] float32: L2 norm of v_proj's output in the last layer run, heads joined
-    keys: Tensor | None = None  # [B, N, head width] float32: head-mean keys of the last layer run
-    cls: Tensor | None = None  # [B, D] the CLS token's hidden state, ViT only
+    keys: Tensor | None = None  # [B, N, head width] float32: head-mean keys, before RoPE
+    cls: Tensor | None = None  # [B, D] the hidden state of the CLS token, in the LLM of the pseudo CLS
     random: Tensor | None = None  # [B, N] float32 in [0, 1), a function of the image, the seed and the layer alone
 
 
@@ -72,17 +84,32 @@ class Stage:
     inside: bool = False  # cut between the layer's attention and its MLP instead of before the layer; ViT only
     proportional: bool = False  # add log(size) to the attention logits of every key (ToMe); ViT only
     adaptive: bool = False  # counts differ from image to image; only such a stage may bring padding in
+    identity: bool = False  # a rollout begins with A + I at its first layer instead of A
+
+
+class Reading(NamedTuple):
+    """How CLIP reads one image's question. S tokens without SOS, EOS and padding, P CLIP's joint width."""
+
+    features: Tensor  # [S, P] text tokens after final layer norm and text projection
+    spans: list[tuple[int, int]]  # S character ranges of the question
+    cls: Tensor  # [P] the ViT's last CLS after post layer norm and visual projection
+    lift: Callable[[Tensor], Tensor]  # [..., P] of the joint space → [..., D] of the LLM's width
 
 
 class Words(NamedTuple):
-    """One image's question, as IVTP's guidance reads it. T LLM tokens, S CLIP tokens, P CLIP's joint width."""
+    """One image's question, as a method's guidance sees it. T LLM tokens, D the LLM's width."""
 
     embeddings: Tensor  # [T, D] LLM input embeddings of the question's tokens
     spans: list[tuple[int, int]]  # T character ranges of the question
-    clip_features: Tensor  # [S, P] CLIP text tokens after final layer norm and text projection
-    clip_spans: list[tuple[int, int]]  # S character ranges; SOS, EOS and padding are left out
-    clip_cls: Tensor  # [P] the ViT's last CLS after post layer norm and visual projection
     projected_cls: Tensor  # [D] the CLS of the layer that the LLM reads, through the projector
+    clip: Reading | None = None  # for a method that `reads_clip`
+
+
+class PseudoCLS(NamedTuple):
+    """What guides the cuts inside the LLM."""
+
+    state: Tensor  # [D] as the LLM's input embeddings
+    guides: list[tuple[int, int]]  # character ranges of the question whose words it is made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +131,16 @@ class Method:
         """Return the method's stages on a model of this shape, in the order of the data: ViT, input, LLM."""
         raise NotImplementedError
 
-    def pseudo_cls(self, words: Words) -> Tensor:
-        """Return the pseudo CLS [D] that rides through the LLM, for stages that need `rider_rollout`."""
+    @property
+    def reads_clip(self) -> bool:
+        """Whether `pseudo_cls` needs CLIP's reading of the question."""
+        return False
+
+    @property
+    def inserts_pseudo_cls(self) -> bool:
+        """Whether the pseudo CLS is a token of the sequence that later ones see, instead of riding beside it."""
+        return False
+
+    def pseudo_cls(self, words: Words) -> PseudoCLS:
+        """Return the pseudo CLS of one image, for stages in the LLM that need one."""
         raise NotImplementedError

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from methods.interface import Method, Reduced, Shape, Stage, View, Words
+from methods.interface import Method, PseudoCLS, Reduced, Shape, Stage, View, Words
 from methods.reduce import keep_top
 from methods.schedule import check_budget, even_cuts, group_ends
 from methods.score import activation_weighted, map_relevance, relevance
@@ -78,13 +76,21 @@ class IVTP(Method):
             return min(2 * self.tokens, shape.patches)
         return shape.patches - round((shape.patches - self.tokens) * vit_cuts / (vit_cuts + llm_cuts))
 
-    def pseudo_cls(self, words: Words) -> Tensor:
+    @property
+    def reads_clip(self) -> bool:
+        """True: relevance is CLIP's."""
+        return True
+
+    def pseudo_cls(self, words: Words) -> PseudoCLS:
         """Return the mean embedding of the question's relevant tokens, else the projected visual CLS (Eqs. 6–8)."""
-        scores = relevance(words.clip_features, words.clip_cls)
-        relevant = map_relevance(scores, words.clip_spans, words.spans) >= self.threshold
+        assert words.clip is not None
+        scores = relevance(words.clip.features, words.clip.cls)
+        relevant = map_relevance(scores, words.clip.spans, words.spans) >= self.threshold
         if not relevant.any():
-            return words.projected_cls
-        return words.embeddings[relevant].mean(dim=0)
+            return PseudoCLS(words.projected_cls, [])
+        return PseudoCLS(
+            words.embeddings[relevant].mean(dim=0), [words.spans[i] for i in relevant.nonzero()[:, 0].tolist()]
+        )
 
 
 def most_important(view: View, n: int) -> Reduced:

@@ -10,7 +10,7 @@ from transformers import Cache, DynamicCache, PreTrainedTokenizerBase, StaticCac
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
 from harness.model.guide import words
-from harness.model.ledger import Ledger
+from harness.model.ledger import Guide, Ledger
 from harness.model.llm import Language
 from harness.model.plan import plan
 from harness.model.rider import Rider
@@ -124,14 +124,21 @@ class Attached:
         }
 
     def _pseudo_cls(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, rows: Tensor) -> Tensor:
-        assert self.encoder is not None and self.tokenizer is not None
-        projected = self.parts.projector(self.vision.feature_cls[:, None])[:, 0].to(embeddings)
+        assert self.tokenizer is not None
+
+        def project(states: Tensor) -> Tensor:
+            return self.parts.projector(states.to(self.vision.feature_cls)).to(embeddings)
+
+        projected = project(self.vision.feature_cls)
         text = mask.bool() & (input_ids != self.parts.image_token)
         states = []
         for image, row in enumerate(rows.tolist()):
             ids, embedded = input_ids[row][text[row]], embeddings[row][text[row]]
-            seen = words(self.tokenizer, self.encoder, ids, embedded, self.vision.last_cls[image], projected[image])
-            states.append(self.method.pseudo_cls(seen))
+            last_cls = self.vision.last_cls[image]
+            asked, seen = words(self.tokenizer, self.encoder, ids, embedded, last_cls, projected[image], project)
+            made = self.method.pseudo_cls(seen)
+            states.append(made.state)
+            self.ledger.guides.append(Guide(asked, made.guides))
         return torch.stack(states)
 
     def _decode(self, kwargs: dict[str, Any], cache: Any, past: int) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What IVTP's guidance reads: the question in a prompt, token by token, beside CLIP's reading of it."""
 
 import re
+from collections.abc import Callable
 from itertools import accumulate
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from harness.model.text import TextEncoder
-from methods.interface import Words
+from methods.interface import Reading, Words
 
 Span = tuple[int, int]
 
@@ -40,20 +41,25 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, l
 
 def words(
     tokenizer: PreTrainedTokenizerBase,
-    encoder: TextEncoder,
+    encoder: TextEncoder | None,
     ids: Tensor,
     embeddings: Tensor,
     last_cls: Tensor,
     projected_cls: Tensor,
-) -> Words:
-    """Return one image's `Words`; ids [T] and embeddings [T, D] are the text of its row."""
+    project: Callable[[Tensor], Tensor],
+) -> tuple[str, Words]:
+    """Return one image's question and its `Words`; ids [T] and embeddings [T, D] are the text of its row.
+
+    encoder: None for a method that does not read CLIP; project: LLaVA's projector.
+    """
     text, indices, spans = question(tokenizer, ids.tolist())
-    features, clip_spans = encoder.encode(text)
-    return Words(
-        embeddings=embeddings[indices],
-        spans=spans,
-        clip_features=features,
-        clip_spans=clip_spans,
-        clip_cls=encoder.project_cls(last_cls),
-        projected_cls=projected_cls,
-    )
+    clip = None
+    if encoder is not None:
+        features, clip_spans = encoder.encode(text)
+        clip = Reading(
+            features=features,
+            spans=clip_spans,
+            cls=encoder.project_cls(last_cls),
+            lift=lambda joint: project(encoder.unproject(joint)),
+        )
+    return text, Words(embeddings=embeddings[indices], spans=spans, projected_cls=projected_cls, clip=clip)

@@ -133,6 +133,13 @@ class Realised(NamedTuple):
         return TokensPerLayer(tuple(self.vit[index]), tuple(self.llm[index]))
 
 
+class Guide(NamedTuple):
+    """The question behind an image, and the character ranges of it that guided the cuts."""
+
+    question: str
+    spans: list[tuple[int, int]]
+
+
 @dataclass
 class Ledger:
     """What one prefill did; decoding reads it and does not change it."""
@@ -141,6 +148,7 @@ class Ledger:
     vit_counts: list[Tensor]  # per ViT layer [M]
     frames: list[Frame] = field(default_factory=list)  # one an LLM layer, shared between cuts
     cache: ref[Cache] | None = None
+    guides: list[Guide] = field(default_factory=list)  # one an image, for a method that a question guides
 
     @property
     def tokens(self) -> Realised:

@@ -26,6 +26,7 @@ class TextEncoder:
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.encode = lru_cache(maxsize=4096)(self._encode)
+        self._inverse: Tensor | None = None  # of the visual projection, [D, P]
 
     @torch.no_grad()
     def _encode(self, text: str) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -49,6 +50,17 @@ class TextEncoder:
             )
         cls = cls.to(self.model.visual_projection.weight)
         return self.model.visual_projection(self.model.vision_model.post_layernorm(cls))
+
+    def unproject(self, joint: Tensor) -> Tensor:
+        """Return joint-space vectors [..., P] in the space of the ViT's hidden states [..., D].
+
+        The inverse of `project_cls` as far as there is one: the pseudo-inverse of the visual projection, then the
+        post layer norm's affine part undone, so that what comes out has mean 0 and the scale of a normalised state.
+        """
+        norm, weight = self.model.vision_model.post_layernorm, self.model.visual_projection.weight
+        if self._inverse is None:
+            self._inverse = torch.linalg.pinv(weight.float())
+        return (joint.float() @ self._inverse.T - norm.bias) / norm.weight
 
 
 def default_text_encoder(model_name: str) -> str:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from methods import method
-from methods.interface import Words
+from methods.interface import Reading, Words
 from methods.score import activation_weighted, cls_similarity, map_relevance, relevance, rollout_row
 
 
@@ -92,10 +92,8 @@ def words(cosines: list[float]) -> Words:
     return Words(
         embeddings=torch.tensor([[2.0**i] for i in range(len(cosines))]),
         spans=spans,
-        clip_features=features,
-        clip_spans=spans,
-        clip_cls=torch.tensor([1.0, 0.0]),
         projected_cls=torch.tensor([-7.0]),
+        clip=Reading(features=features, spans=spans, cls=torch.tensor([1.0, 0.0]), lift=lambda joint: joint[..., :1]),
     )
 
 
@@ -110,9 +108,9 @@ def words(cosines: list[float]) -> Words:
 )
 def test_pseudo_cls_is_eq_8(threshold, expected):
     ivtp = method("ivtp", tokens=64, threshold=threshold)
-    assert ivtp.pseudo_cls(words([0.1, 0.2, 0.4])).tolist() == [pytest.approx(expected)]
+    assert ivtp.pseudo_cls(words([0.1, 0.2, 0.4])).state.tolist() == [pytest.approx(expected)]
 
 
 def test_pseudo_cls_without_a_question_is_the_visual_cls():
     empty = words([0.9])._replace(embeddings=torch.empty(0, 1), spans=[])
-    assert method("ivtp", tokens=64).pseudo_cls(empty).tolist() == [-7.0]
+    assert method("ivtp", tokens=64).pseudo_cls(empty).state.tolist() == [-7.0]

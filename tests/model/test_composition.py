@@ -10,7 +10,7 @@ import torch
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
-from methods.interface import Cut, Method, Reduced, Stage, View
+from methods.interface import Cut, Method, PseudoCLS, Reduced, Stage, View
 from methods.reduce import bipartite_merge, keep_top
 from tests.model.tiny import (
     IMAGES,
@@ -39,7 +39,7 @@ class Staged(Method):
         return self.made
 
     def pseudo_cls(self, words):
-        return words.embeddings.mean(dim=0)
+        return PseudoCLS(words.embeddings.mean(dim=0), [])
 
 
 def stage(seam, reduce, cuts, *needs, **settings):
