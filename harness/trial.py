@@ -27,7 +27,7 @@ from harness.model.text import TextEncoder, default_text_encoder, default_tokeni
 from harness.provenance import provenance
 from harness.spec import Trial
 from harness.store import Result
-from methods.interface import Method, Stage
+from methods.interface import Method
 
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
@@ -75,7 +75,7 @@ def run(trial: Trial, warm: Warm) -> Result:
         loaded = warm.model(trial)
         method = trial.make_method()
         stages = method.stages(loaded.shape)
-        encoder = text_encoder(trial, loaded, stages)
+        encoder = text_encoder(trial, loaded, method)
         seen = ask(trial, loaded, method, warm.images) if loaded.processor else stand_in(trial, loaded, method, encoder)
         tokens = realised(seen.samples, trial.parameters.get("tokens", loaded.shape.patches))
         flops = None
@@ -166,9 +166,9 @@ def attached(
     return attach(loaded.model, method, text_encoder=encoder, tokenizer=tokenizer, seed=trial.seed)
 
 
-def text_encoder(trial: Trial, loaded: Loaded, stages: tuple[Stage, ...]) -> TextEncoder | None:
-    """Return the text encoder that these stages need, None where they need none."""
-    if not any("rider_rollout" in stage.needs for stage in stages):
+def text_encoder(trial: Trial, loaded: Loaded, method: Method) -> TextEncoder | None:
+    """Return the text encoder that the method needs, None where it needs none."""
+    if not method.reads_clip:
         return None
     name = trial.text_encoder or default_text_encoder(loaded.model.config.name_or_path)
     return load_text_encoder(name, str(loaded.model.device))

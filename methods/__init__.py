@@ -1,24 +1,46 @@
 """Token reduction methods, one paper a file; `METHODS` is the table of names."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from methods.divprune import DivPrune
+from methods.downsample import Downsample
+from methods.evit import EViT
 from methods.fastv import FastV
 from methods.full import Full
 from methods.interface import Method
 from methods.ivtp import IVTP
+from methods.ivtp_v import IVTPV
 from methods.pooling import Pooling
+from methods.prumerge import PruMerge
+from methods.prumerge_plus import PruMergePlus
+from methods.pyramiddrop import PyramidDrop
 from methods.random import Random
+from methods.sparsevlm import SparseVLM
 from methods.tome import ToMe
+from methods.tome_plus import ToMePlus
 from methods.topk import TopK
+from methods.topk_plus import TopKPlus
+from methods.visionzip import VisionZip
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
     "random": Random,
     "pooling": Pooling,
+    "downsample": Downsample,
     "topk": TopK,
+    "evit": EViT,
     "tome": ToMe,
+    "prumerge": PruMerge,
+    "prumerge+": PruMergePlus,
+    "visionzip": VisionZip,
+    "divprune": DivPrune,
     "fastv": FastV,
+    "pyramiddrop": PyramidDrop,
+    "sparsevlm": SparseVLM,
+    "topk+": TopKPlus,
+    "tome+": ToMePlus,
+    "ivtp-v": IVTPV,
     "ivtp": IVTP,
 }
 
@@ -40,6 +62,7 @@ def method(name: str, **parameters: object) -> Method:
             raise ValueError(
                 f"{name}: {parameter} {value!r} is unknown; allowed are {', '.join(get_args(types[parameter]))}"
             )
-    if "tokens" in allowed and "tokens" not in parameters:
+    needed = [field.name for field in fields(chosen) if field.default is MISSING]
+    if "tokens" in needed and "tokens" not in parameters:
         raise ValueError(f"{name}: tokens is missing; it is the number of visual tokens to keep")
     return chosen(**parameters)  # type: ignore[arg-type]

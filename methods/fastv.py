@@ -1,11 +1,11 @@
 """FastV (Chen et al., ECCV 2024): after two LLM layers, keep what the last prompt token attends to."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from methods.interface import Cut, Method, Reduced, Shape, Stage, View
 from methods.reduce import keep_top
-from methods.schedule import check_budget
+from methods.schedule import Budget, check_budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class FastV(Method):
 
     tokens: int
     layer: int = 2
-    budget: Literal["mean", "kept"] = "mean"
+    budget: Budget = "mean"
 
     def __post_init__(self) -> None:
         if self.layer < 1:
@@ -48,4 +48,4 @@ class FastV(Method):
 def most_attended(view: View, n: int) -> Reduced:
     """Keep the n tokens with the highest attention."""
     assert view.attention is not None
-    return keep_top(view.attention, n, view.size)
+    return keep_top(view.attention, n)

@@ -1,8 +1,8 @@
 """What a method sees and returns.
 
 Shapes: B images, N visual tokens that enter a cut, K that leave it, D width. Visual tokens only: the ViT's CLS token
-and the LLM's text are the engine's business. Where images of one batch hold different numbers of tokens, the shorter
-ones are padded with tokens of size 0, which a `reduce` must neither keep nor read.
+and the LLM's text are the engine's business. A view holds no padding: images of a batch that have different numbers of
+tokens are shown one at a time.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class View(NamedTuple):
     """What a stage is shown at one cut; a field is None unless the stage `needs` it."""
 
     x: Tensor  # [B, N, D] hidden states
-    size: Tensor  # [B, N] float32: how many patches each token stands for, 0 = padding
+    size: Tensor  # [B, N] float32: how many patches each token stands for
     attention: Tensor | None = None  # [B, N] float32, post-softmax, head mean
     rows: Tensor | None = None  # [B, G, N] float32: attention in each of the G layers since the previous cut
     value_norm: Tensor | None = None  # [B, N] float32: L2 norm of v_proj's output in the last layer run, heads joined
@@ -133,7 +133,7 @@ class Method:
 
     @property
     def reads_clip(self) -> bool:
-        """Whether `pseudo_cls` needs CLIP's reading of the question."""
+        """Whether `guide` needs CLIP's reading of the question."""
         return False
 
     @property
@@ -141,6 +141,6 @@ class Method:
         """Whether the pseudo CLS is a token of the sequence that later ones see, instead of riding beside it."""
         return False
 
-    def pseudo_cls(self, words: Words) -> PseudoCLS:
+    def guide(self, words: Words) -> PseudoCLS:
         """Return the pseudo CLS of one image, for stages in the LLM that need one."""
         raise NotImplementedError

@@ -1,71 +1,64 @@
 """IVTP (Huang et al., ECCV 2024): group-wise pruning in the ViT, then in the LLM guided by the instruction."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from methods.interface import Method, PseudoCLS, Reduced, Shape, Stage, View, Words
-from methods.reduce import keep_top
-from methods.schedule import check_budget, even_cuts, group_ends
-from methods.score import activation_weighted, map_relevance, relevance
+import torch
+from torch import Tensor
+
+from methods.interface import PseudoCLS, Shape, Stage, Words
+from methods.ivtp_v import IVTPV
+from methods.schedule import check_budget
+from methods.score import map_relevance, relevance
 
 
 @dataclass(frozen=True, kw_only=True)
-class IVTP(Method):
-    """Group-wise token pruning by attention rollout, Eqs. 3–4, with the ViT's CLS and then with a pseudo CLS.
+class IVTP(IVTPV):
+    """IVTP-V, whose parameters it has, and then in the LLM's first layers the same with a pseudo CLS of its words.
 
-    group: layers in a group; threshold: τ of Eq. 8; llm_layers: the LLM layers in which stage 2 prunes (all, where the
-    model has fewer); start: the layer that ends the first group (0 is the supplement's Algorithm 2, group − 1 the
-    main text's reading); tokens_into_llm: what stage 1 leaves. By default that follows the supplement's Section 2:
-    every cut of both stages drops the same number, and below 128 tokens stage 1 leaves twice the budget.
+    threshold: τ of Eq. 8; llm_layers: the LLM layers in which stage 2 prunes (all, where the model has fewer);
+    tokens_into_llm: what stage 1 leaves. By default that follows the supplement's Section 2: every cut of both stages
+    drops the same number, and below 128 tokens stage 1 leaves twice the budget.
+
+    guidance (Table 6): OTT, the question's own tokens; RT, those of them beyond the threshold; TE, relevance by CLIP's
+    text encoder rather than by the cosine of the LLM's embeddings; none, the visual CLS. pseudo_cls (supplement, Table
+    7): llm, the mean of the LLM's embeddings; clip, of CLIP's text tokens; hybrid, the mean of llm's and the visual
+    CLS; as_token, llm's as a true token that stays in the sequence. Ours, where the paper is silent: CLIP's tokens
+    come into the LLM through the pseudo-inverse of CLIP's visual projection and LLaVA's projector; hybrid weighs both
+    alike.
     """
 
     name: ClassVar[str] = "ivtp"
     paper: ClassVar[str] = "IVTP (ECCV 2024)"
 
-    tokens: int
-    group: int = 3
     threshold: float = 0.2
     llm_layers: int = 12
     tokens_into_llm: int | None = None
-    start: int = 0
+    guidance: Literal["OTT+TE+RT", "OTT+RT", "OTT", "none"] = "OTT+TE+RT"
+    pseudo_cls: Literal["llm", "clip", "hybrid", "as_token"] = "llm"
 
     def __post_init__(self) -> None:
-        if self.group < 1:
-            raise ValueError(f"group: {self.group} is not possible; allowed are 1 or more layers")
+        super().__post_init__()
         if not -1 <= self.threshold <= 1:
             raise ValueError(f"threshold: {self.threshold} is not possible; a cosine is within -1 to 1")
         if self.llm_layers < 1:
             raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
-        if self.start < 0:
-            raise ValueError(f"start: {self.start} is not possible; allowed are 0 or more")
         if self.tokens_into_llm is not None and self.tokens_into_llm < self.tokens:
             raise ValueError(f"tokens_into_llm: {self.tokens_into_llm} is less than tokens, {self.tokens}")
+        if self.pseudo_cls == "clip" and not self.reads_clip:
+            raise ValueError("pseudo_cls: clip needs CLIP's text encoder; allowed with guidance: OTT+TE+RT")
+        if self.pseudo_cls == "hybrid" and self.guidance == "none":
+            raise ValueError("pseudo_cls: hybrid needs a textual part; allowed with a guidance other than none")
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
-        """Return the ViT stage and the LLM stage (Algorithm 2)."""
+        """Return the ViT stage and the LLM stage (Algorithm 2). Errors: ValueError for a start that ends no group."""
         check_budget(self.tokens, shape)
-        vit = group_ends(shape.vit_layers, self.group, self.start)
-        pruned = min(self.llm_layers, shape.llm_layers)
-        llm = tuple(cut for cut in group_ends(pruned, self.group, self.start) if cut < shape.llm_layers)
-        if not vit or not llm:
-            raise ValueError(
-                f"start: {self.start} with group {self.group} ends no group within the {shape.vit_layers} ViT layers "
-                f"and below the last of the {pruned} LLM layers"
-            )
+        vit = self._ends(shape.vit_layers, shape.vit_layers)
+        llm = self._ends(min(self.llm_layers, shape.llm_layers), shape.llm_layers - 1)
         between = self._tokens_into_llm(shape, len(vit), len(llm))
         return (
-            Stage(
-                seam="vit",
-                reduce=most_important,
-                cuts=even_cuts(vit, shape.patches, between),
-                needs=frozenset({"cls_rollout", "value_norm"}),
-            ),
-            Stage(
-                seam="llm",
-                reduce=most_important,
-                cuts=even_cuts(llm, between, self.tokens),
-                needs=frozenset({"rider_rollout", "value_norm"}),
-            ),
+            self._stage("vit", vit, shape.patches, between),
+            self._stage("llm", llm, between, self.tokens),
         )
 
     def _tokens_into_llm(self, shape: Shape, vit_cuts: int, llm_cuts: int) -> int:
@@ -78,22 +71,40 @@ class IVTP(Method):
 
     @property
     def reads_clip(self) -> bool:
-        """True: relevance is CLIP's."""
-        return True
+        """Whether relevance is CLIP's."""
+        return self.guidance == "OTT+TE+RT"
 
-    def pseudo_cls(self, words: Words) -> PseudoCLS:
+    @property
+    def inserts_pseudo_cls(self) -> bool:
+        """Whether the pseudo CLS is a true token."""
+        return self.pseudo_cls == "as_token"
+
+    def guide(self, words: Words) -> PseudoCLS:
         """Return the mean embedding of the question's relevant tokens, else the projected visual CLS (Eqs. 6–8)."""
+        visual = PseudoCLS(words.projected_cls, [])
+        if self.guidance == "none":
+            return visual
+        tokens, spans, scores = words.embeddings, words.spans, self._relevance(words)
+        if self.pseudo_cls == "clip":
+            assert words.clip is not None
+            tokens, spans = words.clip.features, words.clip.spans
+            scores = relevance(tokens, words.clip.cls)
+        relevant = (scores >= self.threshold).nonzero()[:, 0]
+        if not len(relevant):
+            return visual
+        state = tokens[relevant].mean(dim=0)
+        if self.pseudo_cls == "clip":
+            assert words.clip is not None
+            state = words.clip.lift(state)
+        if self.pseudo_cls == "hybrid":
+            state = (state + words.projected_cls) / 2
+        return PseudoCLS(state, [spans[index] for index in relevant.tolist()])
+
+    def _relevance(self, words: Words) -> Tensor:
+        """Return how relevant each of the LLM's tokens [T] is to the image."""
+        if self.guidance == "OTT":
+            return words.embeddings.new_full((len(words.embeddings),), torch.inf)
+        if self.guidance == "OTT+RT":
+            return relevance(words.embeddings, words.projected_cls)
         assert words.clip is not None
-        scores = relevance(words.clip.features, words.clip.cls)
-        relevant = map_relevance(scores, words.clip.spans, words.spans) >= self.threshold
-        if not relevant.any():
-            return PseudoCLS(words.projected_cls, [])
-        return PseudoCLS(
-            words.embeddings[relevant].mean(dim=0), [words.spans[i] for i in relevant.nonzero()[:, 0].tolist()]
-        )
-
-
-def most_important(view: View, n: int) -> Reduced:
-    """Keep the n tokens of highest importance (Eq. 4)."""
-    assert view.attention is not None and view.value_norm is not None
-    return keep_top(activation_weighted(view.attention, view.value_norm), n, view.size)
+        return map_relevance(relevance(words.clip.features, words.clip.cls), words.clip.spans, words.spans)

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 
 from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, View
-from methods.schedule import check_budget
+from methods.reduce import cell_centres
+from methods.schedule import check_square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,7 @@ class Pooling(Method):
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one stage at the LLM's input. Errors: ValueError that names the nearest squares."""
-        check_budget(self.tokens, shape)
-        side = math.isqrt(self.tokens)
-        if side * side != self.tokens:
-            above = f" and {(side + 1) ** 2}" if (side + 1) ** 2 <= shape.patches else ""
-            raise ValueError(
-                f"tokens: {self.tokens} is not possible, pooling needs a square; the nearest are {side**2}{above}"
-            )
+        check_square(self.tokens, shape, self.name)
         return (Stage(seam="input", reduce=pool, cuts=(Cut(0, self.tokens),)),)
 
 
@@ -43,10 +37,8 @@ def pool(view: View, n: int) -> Reduced:
     before, after = math.isqrt(N), math.isqrt(n)
     grid = view.x.transpose(1, 2).reshape(B, D, before, before)
     grid = F.interpolate(grid.float(), size=(after, after), mode="area")
-    centre = torch.arange(after, device=view.x.device).mul(2).add(1).mul(before).div(2 * after, rounding_mode="floor")
-    index = (centre[:, None] * before + centre[None, :]).flatten().expand(B, -1)
     return Reduced(
-        index=index,
+        index=cell_centres(before, after, view.x.device).expand(B, -1),
         x=grid.flatten(2).transpose(1, 2).to(view.x.dtype),
         size=view.size.new_full((B, n), N / n),
     )

@@ -31,4 +31,4 @@ class Random(Method):
 def sample(view: View, n: int) -> Reduced:
     """Keep n tokens drawn without replacement."""
     assert view.random is not None
-    return keep_top(view.random, n, view.size)
+    return keep_top(view.random, n)

@@ -1,9 +1,13 @@
 """Schedules: from a token budget to the cuts that reach it, and the visual tokens that enter every layer."""
 
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from methods.interface import Cut, Shape, Stage
+
+Budget = Literal["mean", "kept"]  # tokens counts the mean over all LLM layers, or what the last of them sees
 
 
 class TokensPerLayer(NamedTuple):
@@ -19,6 +23,16 @@ def check_budget(tokens: int, shape: Shape) -> None:
         raise ValueError(f"tokens: {tokens} is not possible; allowed are 1 to {shape.patches}")
 
 
+def check_square(tokens: int, shape: Shape, method: str) -> int:
+    """Return the side of a square grid of tokens. Errors: ValueError that names the nearest squares."""
+    check_budget(tokens, shape)
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        above = f" and {(side + 1) ** 2}" if (side + 1) ** 2 <= shape.patches else ""
+        raise ValueError(f"tokens: {tokens} is not possible, {method} needs a square; the nearest are {side**2}{above}")
+    return side
+
+
 def even_cuts(layers: Iterable[int], before: int, after: int) -> tuple[Cut, ...]:
     """Spread before → after tokens over cuts at these layers, the same number a cut but for rounding.
 
@@ -29,6 +43,33 @@ def even_cuts(layers: Iterable[int], before: int, after: int) -> tuple[Cut, ...]
     return tuple(
         Cut(layer, before - round((before - after) * step / len(layers))) for step, layer in enumerate(layers, start=1)
     )
+
+
+def geometric_cuts(layers: tuple[int, ...], tokens: int, budget: Budget, shape: Shape) -> tuple[Cut, ...]:
+    """Drop the same share of what is left before each of these LLM layers.
+
+    Errors: ValueError that names the mean budgets that can be reached.
+    """
+    check_budget(tokens, shape)
+    spans = [above - below for below, above in pairwise((0, *layers, shape.llm_layers))]
+
+    def counts(ratio: float) -> list[int]:
+        return [shape.patches, *(max(1, round(shape.patches * ratio**step)) for step in range(1, len(layers) + 1))]
+
+    def mean(ratio: float) -> float:
+        return sum(n * span for n, span in zip(counts(ratio), spans, strict=True)) / shape.llm_layers
+
+    if budget == "kept":
+        ratio = (tokens / shape.patches) ** (1 / len(layers))
+    else:
+        smallest = math.ceil(mean(0))
+        if tokens < smallest:
+            raise ValueError(
+                f"tokens: a mean of {tokens} is not possible with all tokens in {layers[0]} of {shape.llm_layers} "
+                f"layers; allowed are {smallest} to {shape.patches}, or set budget: kept"
+            )
+        ratio = min((step / 4096 for step in range(4097)), key=lambda each: abs(mean(each) - tokens))
+    return tuple(Cut(layer, n) for layer, n in zip(layers, counts(ratio)[1:], strict=True))
 
 
 def group_ends(layers: int, group: int, start: int) -> tuple[int, ...]:
@@ -73,7 +114,8 @@ def tokens_per_layer(stages: Iterable[Stage], shape: Shape) -> TokensPerLayer:
     left = shape.patches
     towers: dict[str, list[int]] = {}
     stages = tuple(stages)
-    for tower, layers, seams in (("vit", shape.vit_layers, {"vit"}), ("llm", shape.llm_layers, {"input", "llm"})):
+    seams_of = {"vit": ({"image", "vit"}, shape.vit_layers), "llm": ({"input", "llm"}, shape.llm_layers)}
+    for tower, (seams, layers) in seams_of.items():
         cuts = [(cut.layer + stage.inside, cut.tokens) for stage in stages if stage.seam in seams for cut in stage.cuts]
         entering = []
         for layer in range(layers + 1):

@@ -12,20 +12,40 @@ def cls_similarity(x: Tensor, cls: Tensor) -> Tensor:
     return F.cosine_similarity(x.float(), cls.float().unsqueeze(1), dim=-1)
 
 
-def rollout_row(top: Tensor, lower: Sequence[Tensor], source: Tensor) -> Tensor:
+def rollout_row(top: Tensor, lower: Sequence[Tensor], source: Tensor, *, identity: bool = False) -> Tensor:
     """Return one row [B, M] of the attention rollout over a group of layers (IVTP, Eq. 3).
 
     top [B, M]: that token's head-mean attention in the group's last layer; source [B, M]: one-hot, the token itself;
     lower: head-mean attention [B, M, M] of the layers below, first layer first. With Ã = A at the group's first layer
     and (A + I)·Ã above, only one row is wanted, so a row vector goes down from the top: no matrix product is made.
     Re-normalising the rows of A + I, which the equation omits, scales the row and so cannot change a ranking.
+    identity: A + I at the first layer as well, as the supplement's Algorithm 1 begins with Ã = I.
     """
     if not lower:
-        return top
+        return top + source if identity else top
     row = (top + source).unsqueeze(1)
     for attention in reversed(lower[1:]):
         row = row + row @ attention
-    return (row @ lower[0]).squeeze(1)
+    last = row @ lower[0]
+    return (last + row if identity else last).squeeze(1)
+
+
+def product(rows: Tensor) -> Tensor:
+    """Return the element-wise product [B, N] of attention rows [B, G, N], up to a factor per image.
+
+    In logarithms, since the product over many layers is smaller than a float.
+    """
+    logarithm = rows.clamp_min(torch.finfo(rows.dtype).tiny).log().sum(dim=1)
+    return (logarithm - logarithm.amax(dim=-1, keepdim=True)).exp()
+
+
+def outliers(score: Tensor) -> Tensor:
+    """Return which scores [B, N] lie above Q3 + 1.5·IQR of their image's (LLaVA-PruMerge, Section 3.2).
+
+    Quartiles are interpolated linearly, as numpy's percentiles.
+    """
+    first, third = score.quantile(torch.tensor([0.25, 0.75], device=score.device), dim=-1, keepdim=True)
+    return score > third + 1.5 * (third - first)
 
 
 def activation_weighted(attention: Tensor, value_norm: Tensor) -> Tensor:

@@ -31,4 +31,4 @@ class TopK(Method):
 def most_like_cls(view: View, n: int) -> Reduced:
     """Keep the n tokens most similar to CLS."""
     assert view.cls is not None
-    return keep_top(cls_similarity(view.x, view.cls), n, view.size)
+    return keep_top(cls_similarity(view.x, view.cls), n)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attached import Attached
+from harness.model.plan import RIDER
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from methods.interface import Method
 
@@ -50,11 +51,13 @@ def attach(
         stages = method.stages(parts.shape)
     except ValueError as error:
         raise VtbenchError(f"{method.name}: {error}") from None
-    if any("rider_rollout" in stage.needs for stage in stages):
-        name = str(model.config.name_or_path)
-        if text_encoder is None:
-            text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
-        tokenizer = default_tokenizer(name) if tokenizer is None else tokenizer
+    name = str(model.config.name_or_path)
+    if not method.reads_clip:
+        text_encoder = None
+    elif text_encoder is None:
+        text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
+    if tokenizer is None and any(stage.seam == "llm" and stage.needs & RIDER for stage in stages):
+        tokenizer = default_tokenizer(name)
     attached = Attached(parts, method, stages, text_encoder, tokenizer, seed)
     bound: dict[nn.Module, Any] = {}
     hooks = [

@@ -10,11 +10,13 @@ from transformers import Cache, DynamicCache, PreTrainedTokenizerBase, StaticCac
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
 from harness.model.guide import words
+from harness.model.image import shrink
 from harness.model.ledger import Guide, Ledger
 from harness.model.llm import Language
 from harness.model.plan import plan
-from harness.model.rider import Rider
-from harness.model.splice import placeholders, splice
+from harness.model.raters import Raters
+from harness.model.rider import Inserted, Rider
+from harness.model.splice import insert, placeholders, splice
 from harness.model.text import TextEncoder
 from harness.model.vit import Vision
 from methods.interface import Method, Stage
@@ -36,14 +38,24 @@ class Attached:
     ) -> None:
         self.parts, self.method, self.encoder, self.tokenizer = parts, method, encoder, tokenizer
         self.contiguous = method.positions == "contiguous"
-        vit, at_input, self.llm = (plan(stages, seam, parts.shape) for seam in ("vit", "input", "llm"))
+        vit_depth, llm_depth = len(parts.vit_layers), len(parts.llm_layers)
+        self.image = plan(stages, "image", parts.shape, vit_depth)
+        vit = plan(stages, "vit", parts.shape, vit_depth)
+        at_input = plan(stages, "input", parts.shape, llm_depth)
+        self.llm = plan(stages, "llm", parts.shape, llm_depth)
+        self.rated = any("rater_row" in stage.needs for stage in stages)
         self.at_input = [planned for at_layer in at_input.before.values() for planned in at_layer]
         self.vision = Vision(parts, vit, seed)
         self.language = Language(parts, self.llm, self.vision.uniform, contiguous=self.contiguous)
 
-    def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the pixels that the vision tower is given."""
-        self.vision.see(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0])
+    def see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        """Note the pixels that the vision tower is given, and shrink them where the method says so."""
+        pixels = kwargs.pop("pixel_values") if "pixel_values" in kwargs else args[0]
+        seen, patch, size = shrink(self.image, pixels, self.parts.vision.config.patch_size)
+        self.vision.see(pixels, patch, size)
+        if seen is not pixels:
+            kwargs["interpolate_pos_encoding"] = True
+        return (), kwargs | {"pixel_values": seen}
 
     def enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -92,6 +104,10 @@ class Attached:
             )
         if cache is None and uses_cache:
             cache = kwargs["past_key_values"] = DynamicCache(config=parts.llm.config)
+        rides = self.llm.rider >= 0 and bool(features)
+        states, guides = self._guide(input_ids, mask, embeddings, rows) if rides else (None, [])
+        if states is not None and self.method.inserts_pseudo_cls:
+            embeddings, mask, slots = insert(embeddings, mask, slots, rows, states)
         frame, embedded = splice(
             parts,
             embeddings,
@@ -104,26 +120,31 @@ class Attached:
             self.at_input,
             vision.uniform,
             contiguous=self.contiguous,
+            ragged=bool(features) and vision.padded,
         )
         self.ledger = Ledger(
             prompt_end=mask.bool().sum(dim=1),
             vit_counts=list(vision.counts) if features else [rows] * parts.shape.vit_layers,
             frames=[frame],
             cache=ref(cache) if cache is not None else None,
+            guides=guides,
         )
-        self.language.begin(self.ledger, prefill=True, past=0)
-        self.language.rider = None
-        if self.llm.rider and features:
-            self.language.rider = Rider(self._pseudo_cls(input_ids, mask, embeddings, rows))
-            behind = (mask.bool().int().cumsum(dim=1) - 1)[rows, slots[:, -1]] + 1
-            self.language.rider_position = behind
+        language, inserted = self.language, self.method.inserts_pseudo_cls
+        language.begin(self.ledger, prefill=True, past=0)
+        language.rider = language.raters = None
+        if states is not None:
+            language.rider = Inserted() if inserted else Rider(states, parts.llm.rotary_emb)
+            language.rider_position = (mask.bool().int().cumsum(dim=1) - 1)[rows, slots[:, -1]] + 1
+        if self.rated and features:
+            language.raters = Raters(frame, embedded, inserted and states is not None)
         return kwargs | {
             "inputs_embeds": embedded,
             "attention_mask": frame.valid.long(),
             "position_ids": frame.position,
         }
 
-    def _pseudo_cls(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, rows: Tensor) -> Tensor:
+    def _guide(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, list[Guide]]:
+        """Return the pseudo CLS of every image [M, D] and the words that it is made of."""
         assert self.tokenizer is not None
 
         def project(states: Tensor) -> Tensor:
@@ -131,15 +152,15 @@ class Attached:
 
         projected = project(self.vision.feature_cls)
         text = mask.bool() & (input_ids != self.parts.image_token)
-        states = []
+        states, guides = [], []
         for image, row in enumerate(rows.tolist()):
             ids, embedded = input_ids[row][text[row]], embeddings[row][text[row]]
             last_cls = self.vision.last_cls[image]
             asked, seen = words(self.tokenizer, self.encoder, ids, embedded, last_cls, projected[image], project)
-            made = self.method.pseudo_cls(seen)
+            made = self.method.guide(seen)
             states.append(made.state)
-            self.ledger.guides.append(Guide(asked, made.guides))
-        return torch.stack(states)
+            guides.append(Guide(asked, made.guides))
+        return torch.stack(states), guides
 
     def _decode(self, kwargs: dict[str, Any], cache: Any, past: int) -> dict[str, Any]:
         known = getattr(self, "ledger", None)

@@ -30,6 +30,7 @@ class Frame:
     count: Tensor  # [M] its tokens
     patch: Tensor  # [M, N] int64: the patch each token stands for, -1 = padding
     size: Tensor  # [M, N] float32: how many patches it stands for, 0 = padding
+    ragged: bool = False  # whether images may differ in their counts
 
     def slots(self) -> Tensor:
         """Return the slot [M, N] of every visual token; padding repeats the first."""
@@ -40,7 +41,7 @@ class Frame:
         """Return what x [B, L, ...] holds at the visual tokens: [M, N, ...]."""
         return x[self.row[:, None], self.slots()]
 
-    def repack(self, x: Tensor, reduced: Reduced, *, contiguous: bool) -> tuple[Frame, Tensor]:
+    def repack(self, x: Tensor, reduced: Reduced, *, contiguous: bool, ragged: bool = False) -> tuple[Frame, Tensor]:
         """Return the frame after a cut and the hidden states x [B, L, D] in it.
 
         The tokens that stay take, in their order, the first places of their image; text keeps its order; shorter rows
@@ -89,6 +90,7 @@ class Frame:
             count=count,
             patch=self.patch.gather(1, index).masked_fill(~stays, -1),
             size=size.masked_fill(~stays, 0),
+            ragged=ragged,
         )
         return frame, x
 

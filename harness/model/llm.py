@@ -12,11 +12,13 @@ from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
 from harness.model.anatomy import Anatomy
+from harness.model.cut import reduced, uneven
 from harness.model.ledger import Frame, Ledger
-from harness.model.plan import Plan, Planned
-from harness.model.probe import Projections, heads, overhear, row_attention, value_norm
-from harness.model.rider import Rider, rotate
-from methods.interface import Stage, View
+from harness.model.plan import OWN_ROW, Plan, Planned
+from harness.model.probe import heads, overhear, row_attention, value_norm
+from harness.model.raters import Raters
+from harness.model.rider import Group, Heard, Inserted, Rider, rotate
+from methods.interface import Cut, Stage, View
 
 
 class Language:
@@ -26,12 +28,11 @@ class Language:
     entry: Frame  # what the caller's mask and positions are made for
     prefill: bool  # whether this pass is a prefill
     past: int  # new tokens that the cache holds already
-    rider: Rider | None = None
+    rider: Rider | Inserted | None = None
     rider_position: Tensor  # [M] under `original` positions
+    raters: Raters | None = None
     arranged: tuple[Frame, dict[str, Any]] | None  # the latest frame's mask and rotary embeddings
-    heard: Projections | None  # of the layer just run, if a cut needs them; with that layer and its rotary embeddings
-    layer: Any
-    embedding: tuple[Tensor, Tensor]
+    heard: Heard | None  # of the layer just run, if a cut needs it
 
     def __init__(
         self, anatomy: Anatomy, plan: Plan, uniform: Callable[[str, Tensor], Tensor], *, contiguous: bool
@@ -61,14 +62,15 @@ class Language:
         if not (self.prefill and index in self.plan.heard):
             return run(x, past_key_values=past_key_values, **kwargs)
         embedding = kwargs["position_embeddings"]
-        with overhear(layer.self_attn) as heard:
+        with overhear(layer.self_attn) as projections:
             x = run(x, past_key_values=past_key_values, **kwargs)
-        self.heard, self.layer, self.embedding = heard, layer, embedding
+        queries, keys = (
+            rotate(heads(part, layer.self_attn.head_dim), embedding) for part in (projections.q, projections.k)
+        )
+        row, matrix = index in self.plan.rows, index in self.plan.matrix
+        self.heard = Heard(layer, run, frame, projections, queries, keys, row, matrix)
         if self.rider is not None and index < self.plan.rider:
-            width = layer.self_attn.head_dim
-            keys = rotate(heads(heard.k, width), embedding)
-            queries = rotate(heads(heard.q, width), embedding) if index in self.plan.matrix else None
-            self.rider.ride(layer, run, self.anatomy.llm.rotary_emb, frame, self._behind(frame), heard, keys, queries)
+            self.rider.ride(self.heard, self._behind(frame))
         return x
 
     def _behind(self, frame: Frame) -> Tensor:
@@ -110,32 +112,63 @@ class Language:
     def _cut(self, cuts: list[Planned], x: Tensor) -> Tensor:
         frames = self.ledger.frames
         for stage, cut in cuts:
-            reduced = stage.reduce(self._view(stage, cut.layer, frames[-1], x), cut.tokens)
-            frames[-1], x = frames[-1].repack(x, reduced, contiguous=self.contiguous)
+            frame = frames[-1]
+            left = reduced(stage, self._view(stage, cut, frame, x), cut.tokens, ragged=frame.ragged)
+            ragged = uneven(left) if stage.adaptive else frame.ragged
+            frames[-1], x = frame.repack(x, left, contiguous=self.contiguous, ragged=ragged)
         self.heard = None
+        if self.rider is not None:
+            self.rider.group = Group()
         return x
 
-    def _view(self, stage: Stage, index: int, frame: Frame, x: Tensor) -> View:
-        attention = norm = None
-        if self.heard is not None:
-            module = self.layer.self_attn
-            if "rider_rollout" in stage.needs:
-                assert self.rider is not None
-                attention = self.rider.rollout(frame)
-            elif "last_row" in stage.needs:
-                q = rotate(
-                    heads(self.heard.q[:, -1:], module.head_dim), (self.embedding[0][:, -1:], self.embedding[1][:, -1:])
-                )
-                k = rotate(heads(self.heard.k, module.head_dim), self.embedding)
-                hidden = torch.finfo(torch.float32).min * (~frame.valid).float()
-                row = row_attention(q[:, :, 0], k, hidden, module.scaling)
+    def _view(self, stage: Stage, cut: Cut, frame: Frame, x: Tensor) -> View:
+        needs, heard = stage.needs, self.heard
+        attention = rows = norm = keys = cls = None
+        if needs & OWN_ROW:
+            assert self.rider is not None
+            if "rider_rows" in needs:
+                rows = self.rider.group.each(frame)
+            else:
+                attention = self.rider.group.attention(stage, frame)
+        if "cls" in needs:
+            assert self.rider is not None
+            cls = self.rider.cls(x, frame)
+        if "next_last_row" in needs:
+            attention = self._next_last_row(cut.layer, frame, x)
+        if heard is not None:
+            module = heard.layer.self_attn
+            if "last_row" in needs:
+                row = row_attention(heard.queries[:, :, -1], heard.keys, hidden(frame), module.scaling)
                 attention = frame.visual(row)
-            if "value_norm" in stage.needs:
-                norm = frame.visual(value_norm(self.heard.v, module.num_key_value_groups))
+            if "rater_row" in needs:
+                assert self.raters is not None
+                attention = self.raters.attention(frame, heard.queries, heard.keys, module.scaling)
+            if "value_norm" in needs:
+                norm = frame.visual(value_norm(heard.projections.v, module.num_key_value_groups))
+            if "keys" in needs:
+                keys = frame.visual(heads(heard.projections.k, module.head_dim).float().mean(dim=1))
         return View(
             x=frame.visual(x),
             size=frame.size,
             attention=attention,
+            rows=rows,
             value_norm=norm,
-            random=self.uniform(f"llm {index}", frame.size) if "random" in stage.needs else None,
+            keys=keys,
+            cls=cls,
+            random=self.uniform(f"llm {cut.layer}", frame.size) if "random" in needs else None,
         )
+
+    def _next_last_row(self, index: int, frame: Frame, x: Tensor) -> Tensor:
+        """Return the attention [M, N] that the prompt's last token would pay in a layer that has not run yet."""
+        layer = self.anatomy.llm_layers[index]
+        module, h = layer.self_attn, layer.input_layernorm(x)
+        embedding = self.anatomy.llm.rotary_emb(x, frame.position)
+        k = rotate(heads(module.k_proj(h), module.head_dim), embedding)
+        last = (embedding[0][:, -1:], embedding[1][:, -1:])
+        q = rotate(heads(module.q_proj(h[:, -1:]), module.head_dim), last)
+        return frame.visual(row_attention(q[:, :, 0], k, hidden(frame), module.scaling))
+
+
+def hidden(frame: Frame) -> Tensor:
+    """Return what is added to logits [B, L] so that padding is not seen."""
+    return torch.finfo(torch.float32).min * (~frame.valid).float()

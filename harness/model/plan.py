@@ -7,14 +7,25 @@ from typing import NamedTuple
 from harness.errors import VtbenchError
 from methods.interface import Cut, Need, Seam, Shape, Stage
 
-POSSIBLE: dict[Seam, frozenset[Need]] = {
-    "vit": frozenset({"cls", "keys", "value_norm", "random", "cls_row", "cls_rollout"}),
+Needs = frozenset[Need]
+
+RIDER: Needs = frozenset({"cls", "rider_row", "rider_rows", "rider_rollout"})
+NEXT: Needs = frozenset({"next_keys", "next_cls_row", "next_last_row"})
+ROWS: Needs = frozenset({"cls_rows", "rider_rows"})
+ROLLED: Needs = frozenset({"cls_rollout", "rider_rollout"})
+OWN_ROW: Needs = ROWS.union(ROLLED, {"cls_row", "rider_row"})  # of CLS or the pseudo CLS
+ATTENTION: Needs = ROLLED.union({"cls_row", "last_row", "rater_row", "rider_row", "next_cls_row", "next_last_row"})
+KEYS: Needs = frozenset({"keys", "next_keys"})
+PROBED: Needs = ATTENTION.union(ROWS, {"keys", "value_norm"}) - NEXT  # of the last layer run
+
+IN_VIT: Needs = frozenset({"cls", "cls_row", "cls_rows", "cls_rollout", "next_keys", "next_cls_row"})
+IN_LLM: Needs = RIDER.union({"last_row", "rater_row", "next_last_row"})
+POSSIBLE: dict[Seam, Needs] = {
+    "image": frozenset(),
+    "vit": IN_VIT.union({"keys", "value_norm", "random"}),
     "input": frozenset({"random"}),
-    "llm": frozenset({"value_norm", "random", "last_row", "rider_rollout"}),
+    "llm": IN_LLM.union({"keys", "value_norm", "random"}),
 }
-ATTENTION: frozenset[Need] = frozenset({"cls_row", "cls_rollout", "last_row", "rider_rollout"})
-PROBED: frozenset[Need] = ATTENTION | {"keys", "value_norm"}
-ROLLED: frozenset[Need] = frozenset({"cls_rollout", "rider_rollout"})
 
 
 class Planned(NamedTuple):
@@ -36,26 +47,28 @@ class Plan:
     before: dict[int, list[Planned]]  # by layer
     inside: dict[int, list[Planned]]
     heard: frozenset[int]  # layers whose projections are overheard
+    rows: frozenset[int]  # layers of which CLS's own row, in the LLM the pseudo CLS's, is wanted
     matrix: frozenset[int]  # layers whose whole attention matrix a rollout goes through
-    rider: int  # the rider goes through the layers below this one
+    rider: int  # the pseudo CLS goes through the layers below this one, −1 where there is none
 
 
-def plan(stages: Iterable[Stage], seam: Seam, shape: Shape) -> Plan:
-    """Return what these stages do at one seam.
+def plan(stages: Iterable[Stage], seam: Seam, shape: Shape, layers: int) -> Plan:
+    """Return what these stages do at one seam of a tower that has so many layers, read or not.
 
-    A rollout goes through the layers since the tower's previous cut, whichever stage made it, as tokens are others
-    beyond it. Errors: VtbenchError for a stage that cannot work there.
+    A rollout, and the rows of a group, go through the layers since the tower's previous cut, whichever stage made it,
+    as tokens are others beyond it. Errors: VtbenchError for a stage that cannot work there.
     """
     mine = [Planned(stage, cut) for stage in stages if stage.seam == seam for cut in stage.cuts]
     mine.sort(key=lambda each: (each.above, not each.stage.inside))
     before: dict[int, list[Planned]] = {}
     inside: dict[int, list[Planned]] = {}
     heard: set[int] = set()
+    rows: set[int] = set()
     matrix: set[int] = set()
     previous = None
     for each in mine:
         stage, cut = each
-        _check(each, shape)
+        _check(each, shape, layers)
         (inside if stage.inside else before).setdefault(cut.layer, []).append(each)
         if stage.needs & PROBED:
             if each.above == previous:
@@ -64,33 +77,46 @@ def plan(stages: Iterable[Stage], seam: Seam, shape: Shape) -> Plan:
                     "since the tokens are others after the first"
                 )
             heard.add(each.above)
+        group = set(range(0 if previous is None else previous + 1, each.above))
+        if stage.needs & OWN_ROW:
+            rows.add(each.above)
+        if stage.needs & ROWS:
+            rows |= group
         if stage.needs & ROLLED:
-            matrix |= set(range(0 if previous is None else previous + 1, each.above))
+            matrix |= group
         previous = each.above
-    rider = max((each.cut.layer for each in mine if "rider_rollout" in each.stage.needs), default=0)
-    return Plan(before, inside, frozenset(heard | matrix | set(range(rider))), frozenset(matrix), rider)
+    rider = max((each.cut.layer for each in mine if seam == "llm" and each.stage.needs & RIDER), default=-1)
+    heard |= rows | matrix | set(range(rider))
+    return Plan(before, inside, frozenset(heard), frozenset(rows), frozenset(matrix), rider)
 
 
-def _check(planned: Planned, shape: Shape) -> None:
+def _check(planned: Planned, shape: Shape, layers: int) -> None:
     stage, cut = planned
     seam = stage.seam
     impossible = stage.needs - POSSIBLE[seam]
     if impossible:
-        raise VtbenchError(
-            f"{seam}: a stage there cannot have {_names(impossible)}; allowed are {_names(POSSIBLE[seam])}"
-        )
-    if len(stage.needs & ATTENTION) > 1:
-        raise VtbenchError(
-            f"{seam}: a stage has one View.attention, not {_names(stage.needs & ATTENTION)}; name one of them"
-        )
+        allowed = _names(POSSIBLE[seam]) or "none"
+        raise VtbenchError(f"{seam}: a stage there cannot have {_names(impossible)}; allowed are {allowed}")
+    for field, needs in (("attention", ATTENTION), ("keys", KEYS)):
+        if len(stage.needs & needs) > 1:
+            raise VtbenchError(
+                f"{seam}: a stage has one View.{field}, not {_names(stage.needs & needs)}; name one of them"
+            )
     if seam != "vit" and (stage.inside or stage.proportional):
         raise VtbenchError(f"{seam}: inside and proportional are possible in the ViT only")
-    highest = {"vit": shape.vit_layers - stage.inside, "input": cut.layer, "llm": shape.llm_layers - 1}[seam]
-    if not 0 <= cut.layer <= highest:
-        raise VtbenchError(f"{seam}: a cut at layer {cut.layer} is not possible; allowed are 0 to {highest}")
+    if seam == "image" and stage.adaptive:
+        raise VtbenchError("image: adaptive is not possible, since a batch's images are of one size")
+    last = {"image": 0, "vit": shape.vit_layers - stage.inside, "input": cut.layer, "llm": shape.llm_layers - 1}
+    if not 0 <= cut.layer <= last[seam]:
+        raise VtbenchError(f"{seam}: a cut at layer {cut.layer} is not possible; allowed are 0 to {last[seam]}")
     if stage.needs & PROBED and planned.above < 0:
         raise VtbenchError(
             f"{seam}: a cut before layer 0 cannot have {_names(stage.needs & PROBED)}, since no layer has run"
+        )
+    if stage.needs & NEXT and (stage.inside or cut.layer >= layers):
+        raise VtbenchError(
+            f"{seam}: a cut at layer {cut.layer} cannot have {_names(stage.needs & NEXT)}; "
+            f"allowed is a cut before one of the {layers} layers"
         )
 
 

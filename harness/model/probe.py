@@ -70,6 +70,12 @@ def row_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:
     return torch.softmax(logits + bias[:, None], dim=-1).mean(dim=1)
 
 
+def joint_row(q: Tensor, k: Tensor, bias: Tensor | float) -> Tensor:
+    """Return the attention [B, T] of one query a sequence, q [B, C], to keys [B, T, C], all heads taken as one."""
+    logits = (k @ q.unsqueeze(2)).squeeze(2) * q.shape[-1] ** -0.5
+    return torch.softmax(logits + bias, dim=-1)
+
+
 def value_norm(v: Tensor, groups: int) -> Tensor:
     """Return the L2 norm [B, T] of values [B, T, heads · d], all heads joined; shared heads count once a query head."""
     return v.float().norm(dim=-1) * groups**0.5

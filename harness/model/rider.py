@@ -1,4 +1,4 @@
-"""IVTP's pseudo CLS as a side-car: it goes through the LLM beside the sequence, which never sees it.
+"""The pseudo CLS in the LLM: as a side-car that the sequence never sees, or as a token inserted behind its image.
 
 The rider of an image sees what its row holds up to the image's last token, and itself. Attention of the layer is
 run for it on borrowed keys and values that nothing stores, so the main path and the cache stay as they are.
@@ -6,6 +6,7 @@ Shapes: M images, P the longest prefix, D width, H heads.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from harness.model.ledger import Frame
 from harness.model.probe import Projections, heads, mean_attention, overhear, row_attention
+from methods.interface import Stage
 from methods.score import rollout_row
 
 
@@ -27,68 +29,122 @@ class Borrowed:
         return torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a layer's main path gave, and what is wanted of it."""
+
+    layer: Any
+    run: Callable[..., Tensor]  # its own forward
+    frame: Frame
+    projections: Projections
+    queries: Tensor  # [B, H, L, d] rotated
+    keys: Tensor  # [B, H or fewer, L, d] rotated
+    row: bool  # the pseudo CLS's own attention
+    matrix: bool  # that of its whole prefix
+
+
+@dataclass
+class Group:
+    """A pseudo CLS's attention in the layers since the last cut."""
+
+    lower: list[Tensor] = field(default_factory=list)  # [M, P, P] for a rollout
+    rows: list[Tensor] = field(default_factory=list)  # [M, P]
+    own: Tensor | None = None  # [M] its own column
+
+    def attention(self, stage: Stage, frame: Frame) -> Tensor:
+        """Return its last row, or its rollout where the stage needs that, at the images' own tokens [M, N]."""
+        row = self.rows[-1]
+        if "rider_rollout" in stage.needs:
+            assert self.own is not None
+            source = torch.zeros_like(row).scatter(1, self.own.unsqueeze(1), 1)
+            row = rollout_row(row, self.lower, source, identity=stage.identity)
+        return row.gather(1, frame.slots())
+
+    def each(self, frame: Frame) -> Tensor:
+        """Return its rows at the images' own tokens [M, G, N]."""
+        return torch.stack([row.gather(1, frame.slots()) for row in self.rows], dim=1)
+
+
 class Rider:
-    """One pseudo CLS per image, and the attention matrices of the group that it is in."""
+    """One pseudo CLS per image, beside the sequence."""
 
-    def __init__(self, state: Tensor) -> None:
+    def __init__(self, state: Tensor, rotary: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.state = state[:, None]  # [M, 1, D]
-        self.lower: list[Tensor] = []  # [M, P + 1, P + 1] of the layers since the last cut
-        self.row: Tensor | None = None  # [M, P + 1] of the layer just run
+        self.rotary = rotary
+        self.group = Group()
 
-    def ride(
-        self,
-        layer: Any,
-        run: Callable[..., Tensor],
-        rotary: Callable[..., tuple[Tensor, Tensor]],
-        frame: Frame,
-        position: Tensor,
-        heard: Projections,
-        rotated_keys: Tensor,
-        rotated_queries: Tensor | None,
-    ) -> None:
-        """Take the rider through one layer, whose own forward is `run` and whose main path has just run.
+    def cls(self, x: Tensor, frame: Frame) -> Tensor:
+        """Return its hidden state [M, D]."""
+        return self.state[:, 0]
 
-        heard: its projections; rotated_keys [B, H, L, d] and, unless the cut comes right after this layer,
-        rotated_queries [B, H, L, d], from which the matrix of the whole prefix is kept for the rollout; position [M].
-        """
-        attention = layer.self_attn
+    def ride(self, heard: Heard, position: Tensor) -> None:
+        """Take the rider, at position [M], through a layer whose main path has just run."""
+        attention, frame = heard.layer.self_attn, heard.frame
         width, scaling = attention.head_dim, attention.scaling
         end = (frame.start + frame.count - 1).clamp(min=0)
         P = int(end.max()) + 1
-        seen = frame.valid[frame.row, :P] & (torch.arange(P, device=end.device) <= end[:, None])
-        hidden_from = torch.finfo(torch.float32).min * (~seen).float()  # [M, P]
-        k = rotated_keys[frame.row, :, :P]
-        v = heads(heard.v, width)[frame.row, :, :P]
-        embedding = rotary(self.state, position[:, None])
-        bias = torch.cat([hidden_from, hidden_from.new_zeros(len(hidden_from), 1)], dim=1)
+        hidden = _hidden(frame, end, P)
+        k = heard.keys[frame.row, :, :P]
+        v = heads(heard.projections.v, width)[frame.row, :, :P]
+        embedding = self.rotary(self.state, position[:, None])
+        bias = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
 
         with overhear(attention) as own:
-            self.state = run(
+            self.state = heard.run(
                 self.state,
                 attention_mask=bias[:, None, None].to(self.state.dtype).clamp(min=torch.finfo(self.state.dtype).min),
                 position_embeddings=embedding,
                 past_key_values=Borrowed(k, v),
             )
+        if not (heard.row or heard.matrix):
+            return
         q, own_k = (rotate(heads(x, width), embedding) for x in (own.q, own.k))
         row = row_attention(q[:, :, 0], torch.cat([k, own_k], dim=2), bias, scaling)
-        if rotated_queries is not None:
-            causal = torch.ones(P, P, dtype=torch.bool, device=end.device).triu(1)
-            unseen = hidden_from[:, None] + torch.finfo(torch.float32).min / 2 * causal
-            prefix = mean_attention(rotated_queries[frame.row, :, :P], k, unseen, scaling)
+        self.group.own = end.new_full((len(end),), P)
+        self.group.rows.append(row)
+        if heard.matrix:
             matrix = torch.zeros(len(row), P + 1, P + 1, device=row.device)
-            matrix[:, :P, :P] = prefix
+            matrix[:, :P, :P] = _prefix(heard, frame, k, hidden, P)
             matrix[:, P] = row
-            self.lower.append(matrix)
-        self.row = row
+            self.group.lower.append(matrix)
 
-    def rollout(self, frame: Frame) -> Tensor:
-        """Return the rider's rollout [M, N] over the layers since the last cut, at the images' own tokens."""
-        assert self.row is not None
-        source = torch.zeros_like(self.row)
-        source[:, -1] = 1
-        row = rollout_row(self.row, self.lower, source)
-        self.lower, self.row = [], None
-        return row.gather(1, frame.slots())
+
+class Inserted:
+    """One pseudo CLS per image, a token of the sequence right behind it."""
+
+    def __init__(self) -> None:
+        self.group = Group()
+
+    def cls(self, x: Tensor, frame: Frame) -> Tensor:
+        """Return its hidden state [M, D]."""
+        return x[frame.row, frame.start + frame.count]
+
+    def ride(self, heard: Heard, position: Tensor) -> None:
+        """Note the token's attention in a layer that has just run; its position is the sequence's."""
+        if not (heard.row or heard.matrix):
+            return
+        frame, scaling = heard.frame, heard.layer.self_attn.scaling
+        own = frame.start + frame.count
+        P = int(own.max()) + 1
+        hidden = _hidden(frame, own, P)
+        k = heard.keys[frame.row, :, :P]
+        self.group.own = own
+        self.group.rows.append(row_attention(heard.queries[frame.row, :, own], k, hidden, scaling))
+        if heard.matrix:
+            self.group.lower.append(_prefix(heard, frame, k, hidden, P))
+
+
+def _hidden(frame: Frame, end: Tensor, P: int) -> Tensor:
+    """Return what is added to logits [M, P] so that only the row's valid slots up to `end` [M] are seen."""
+    seen = frame.valid[frame.row, :P] & (torch.arange(P, device=end.device) <= end[:, None])
+    return torch.finfo(torch.float32).min * (~seen).float()
+
+
+def _prefix(heard: Heard, frame: Frame, k: Tensor, hidden: Tensor, P: int) -> Tensor:
+    """Return the causal attention of the prefix [M, P, P] to its keys k [M, H, P, d]."""
+    causal = torch.ones(P, P, dtype=torch.bool, device=k.device).triu(1)
+    unseen = hidden[:, None] + torch.finfo(torch.float32).min / 2 * causal
+    return mean_attention(heard.queries[frame.row, :, :P], k, unseen, heard.layer.self_attn.scaling)
 
 
 def rotate(x: Tensor, embedding: tuple[Tensor, Tensor]) -> Tensor:

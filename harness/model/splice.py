@@ -5,13 +5,16 @@ Shapes: B rows, L slots, M images of P placeholders each, N visual tokens of an 
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
+from harness.model.cut import reduced, uneven
 from harness.model.ledger import Frame, uncut
 from harness.model.plan import Planned
 from methods.interface import Reduced, View
+from methods.reduce import take
 
 
 def placeholders(anatomy: Anatomy, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,25 +44,44 @@ def splice(
     uniform: Callable[[str, Tensor], Tensor],
     *,
     contiguous: bool,
+    ragged: bool,
 ) -> tuple[Frame, Tensor]:
     """Return frame 0 and the embeddings [B, L', D] that enter the LLM.
 
     features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Cuts at the
-    input seam reduce them further; uniform draws for those that need random numbers. Under `original` positions a
+    input seam reduce them further; uniform draws for those that need random numbers; ragged: whether images may differ
+    in their counts. Under `original` positions a
     token keeps that of its own patch's placeholder.
     """
     for stage, cut in cuts if len(features) else []:
         random = uniform(f"input {cut.layer}", size) if "random" in stage.needs else None
-        reduced = stage.reduce(View(x=features, size=size, random=random), cut.tokens)
-        index = reduced.index.clamp(min=0)
-        stays = reduced.index >= 0
-        features = reduced.x if reduced.x is not None else take(features, index)
-        size = (reduced.size if reduced.size is not None else size.gather(1, index)).masked_fill(~stays, 0)
+        left = reduced(stage, View(x=features, size=size, random=random), cut.tokens, ragged=ragged)
+        ragged = uneven(left) if stage.adaptive else ragged
+        index = left.index.clamp(min=0)
+        stays = left.index >= 0
+        features = left.x if left.x is not None else take(features, index)
+        size = (left.size if left.size is not None else size.gather(1, index)).masked_fill(~stays, 0)
         patch = patch.gather(1, index).masked_fill(~stays, -1)
     frame = uncut(mask, slots, rows)
-    return frame.repack(embeddings, Reduced(index=patch, x=features, size=size), contiguous=contiguous)
+    return frame.repack(embeddings, Reduced(index=patch, x=features, size=size), contiguous=contiguous, ragged=ragged)
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Return x [M, N, D] at index [M, K]: [M, K, D]."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def insert(
+    embeddings: Tensor, mask: Tensor, slots: Tensor, rows: Tensor, states: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return embeddings, mask and slots with a token of its own, states [M, D], right behind every image.
+
+    Rows with fewer images than another are padded on the left.
+    """
+    B, L, D = embeddings.shape
+    device = mask.device
+    counts = torch.zeros(B, dtype=torch.long, device=device).index_add(0, rows, torch.ones_like(rows))
+    most = int(counts.max())
+    behind = torch.zeros(B, L + 1, dtype=torch.long, device=device)
+    behind = behind.index_put((rows, slots[:, -1] + 1), torch.ones_like(rows), accumulate=True).cumsum(dim=1)[:, :L]
+    moved = torch.arange(L, device=device) + (most - counts)[:, None] + behind
+    wide = embeddings.new_zeros(B, L + most, D).scatter(1, moved.unsqueeze(-1).expand(-1, -1, D), embeddings)
+    seen = mask.new_zeros(B, L + most).scatter(1, moved, mask)
+    slots = moved[rows].gather(1, slots)
+    token = (rows, slots[:, -1] + 1)
+    return wide.index_put(token, states.to(wide)), seen.index_put(token, seen.new_ones(len(rows))), slots

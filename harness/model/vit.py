@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from harness.model.anatomy import Anatomy
+from harness.model.cut import reduced, uneven
 from harness.model.draw import digest, uniform
-from harness.model.plan import Plan, Planned
-from harness.model.probe import Projections, heads, mean_attention, overhear, row_attention, value_norm
-from methods.interface import Reduced, Stage, View
+from harness.model.plan import NEXT, OWN_ROW, Plan, Planned
+from harness.model.probe import Projections, heads, joint_row, mean_attention, overhear, row_attention, value_norm
+from methods.interface import Cut, Reduced, Stage, View
 from methods.score import rollout_row
 
 
@@ -26,8 +27,9 @@ class Vision:
     counts: list[Tensor]  # per layer [M]: tokens that entered it
     feature_cls: Tensor  # [M, D] the CLS of the layer that the LLM reads
     last_cls: Tensor  # [M, D] the CLS after the last layer
-    pixels: Tensor  # [M, 3, H, W]
+    pixels: Tensor  # [M, 3, H, W] as the processor gave them
     lower: list[Tensor]  # [M, 1 + N, 1 + N] attention of the layers since the last cut, for a rollout
+    rows: list[Tensor]  # [M, 1 + N] CLS's attention in the layers since the last cut, where it is wanted
     padded: bool  # whether some image has fewer tokens than another
     merged: bool  # whether sizes differ from 1
 
@@ -37,26 +39,26 @@ class Vision:
         self.proportional = any(stage.proportional for planned in cuts for stage, _ in planned)
         self.digests: list[bytes] | None = None
 
-    def see(self, pixels: Tensor) -> None:
-        """Start a pass on these pixels."""
+    def see(self, pixels: Tensor, patch: Tensor, size: Tensor) -> None:
+        """Start a pass on these pixels, of which the ViT gets patches that stand for `patch` [M, N], with `size`."""
         self.pixels, self.digests = pixels, None
+        self.patch, self.size = patch, size
+        self.counts, self.lower, self.rows = [], [], []
+        self.padded = self.merged = False
 
     def forward(self, index: int, layer: Any, x: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
         """Run one layer with its cuts. A cut before layer l is made at the end of layer l − 1, so that the features
         that LLaVA reads there are cut too.
         """
         if index == 0:
-            self._begin(x)
             x = self._cut(self.plan.before.get(0, []), x, layer, None, None)
         if index < self.anatomy.shape.vit_layers:
             self.counts.append((self.size > 0).sum(dim=1))
         bias = self._bias(x.dtype)
         with overhear(layer.self_attn) if index in self.plan.heard else nullcontext() as heard:
             attended, _ = layer.self_attn(layer.layer_norm1(x), attention_mask=bias, **kwargs)
-        if heard is not None and index in self.plan.matrix:
-            added = heard.k.new_zeros(1, 1, 1) if bias is None else bias[:, 0]
-            q, k = (heads(part, layer.self_attn.head_dim) for part in (heard.q, heard.k))
-            self.lower.append(mean_attention(q, k, added, layer.self_attn.scale))
+        if heard is not None:
+            self._listen(index, layer, heard, bias)
         x = self._cut(self.plan.inside.get(index, []), x + attended, layer, heard, bias)
         x = x + layer.mlp(layer.layer_norm2(x))
         x = self._cut(self.plan.before.get(index + 1, []), x, layer, heard, bias)
@@ -66,12 +68,15 @@ class Vision:
             self.last_cls = x[:, 0]
         return x
 
-    def _begin(self, x: Tensor) -> None:
-        M, N = x.shape[0], x.shape[1] - 1
-        self.patch = torch.arange(N, device=x.device).expand(M, -1)
-        self.size = torch.ones(M, N, device=x.device)
-        self.counts, self.lower = [], []
-        self.padded = self.merged = False
+    def _listen(self, index: int, layer: Any, heard: Projections, bias: Tensor | None) -> None:
+        """Keep of a layer's attention what a later cut will want."""
+        attention = layer.self_attn
+        q, k = (heads(part, attention.head_dim) for part in (heard.q, heard.k))
+        added = heard.k.new_zeros(1, 1, 1) if bias is None else bias[:, 0]
+        if index in self.plan.rows:
+            self.rows.append(row_attention(q[:, :, 0], k, added[:, 0], attention.scale))
+        if index in self.plan.matrix:
+            self.lower.append(mean_attention(q, k, added, attention.scale))
 
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to every query's logits [M, 1, 1, 1 + N], None where that is nothing."""
@@ -85,53 +90,64 @@ class Vision:
         self, cuts: list[Planned], x: Tensor, layer: Any, heard: Projections | None, bias: Tensor | None
     ) -> Tensor:
         for stage, cut in cuts:
-            reduced = stage.reduce(self._view(stage, cut.layer, x, layer, heard, bias), cut.tokens)
-            x = self._apply(x, reduced)
+            left = reduced(stage, self._view(stage, cut, x, layer, heard, bias), cut.tokens, ragged=self.padded)
+            x = self._apply(x, left)
             if stage.adaptive:  # asked of the device only here: no mask, and its cost, where nothing is padded
-                self.padded = bool((self.size == 0).any())
-            self.lower = []
+                self.padded = uneven(left)
+            self.lower, self.rows = [], []
         return x
 
     def _view(
-        self, stage: Stage, index: int, x: Tensor, layer: Any, heard: Projections | None, bias: Tensor | None
+        self, stage: Stage, cut: Cut, x: Tensor, layer: Any, heard: Projections | None, bias: Tensor | None
     ) -> View:
-        attention = norm = keys = None
-        if heard is not None:
-            width, scaling = layer.self_attn.head_dim, layer.self_attn.scale
-            added = heard.k.new_zeros(1, 1) if bias is None else bias[:, 0, 0]
-            k = heads(heard.k, width)
-            if stage.needs & {"cls_row", "cls_rollout"}:
-                row = row_attention(heads(heard.q[:, :1], width)[:, :, 0], k, added, scaling)
-                if "cls_rollout" in stage.needs:
-                    source = torch.zeros_like(row)
-                    source[:, 0] = 1
-                    row = rollout_row(row, self.lower, source)
+        attention = rows = norm = keys = None
+        if stage.needs & NEXT:
+            above = self.anatomy.vit_layers[cut.layer]
+            h = above.layer_norm1(x)
+            k = above.self_attn.k_proj(h).float()
+            if "next_keys" in stage.needs:
+                keys = k[:, 1:]
+            if "next_cls_row" in stage.needs:
+                added = 0.0 if bias is None else bias[:, 0, 0].float()
+                attention = joint_row(above.self_attn.q_proj(h[:, 0]).float(), k, added)[:, 1:]
+        if stage.needs & OWN_ROW:
+            row = self.rows[-1]
+            if "cls_rows" in stage.needs:
+                rows = torch.stack(self.rows, dim=1)[:, :, 1:]
+            elif "cls_rollout" in stage.needs:
+                source = torch.zeros_like(row)
+                source[:, 0] = 1
+                attention = rollout_row(row, self.lower, source, identity=stage.identity)[:, 1:]
+            else:
                 attention = row[:, 1:]
-            if "value_norm" in stage.needs:
-                norm = value_norm(heard.v, 1)[:, 1:]
-            if "keys" in stage.needs:
-                keys = k[:, :, 1:].float().mean(dim=1)
+        if "value_norm" in stage.needs:
+            assert heard is not None
+            norm = value_norm(heard.v, 1)[:, 1:]
+        if "keys" in stage.needs:
+            assert heard is not None
+            keys = heads(heard.k, layer.self_attn.head_dim)[:, :, 1:].float().mean(dim=1)
         return View(
             x=x[:, 1:],
             size=self.size,
             attention=attention,
+            rows=rows,
             value_norm=norm,
             keys=keys,
             cls=x[:, 0] if "cls" in stage.needs else None,
-            random=self.uniform(str(index), self.size) if "random" in stage.needs else None,
+            random=self.uniform(str(cut.layer), self.size) if "random" in stage.needs else None,
         )
 
-    def _apply(self, x: Tensor, reduced: Reduced) -> Tensor:
+    def _apply(self, x: Tensor, left: Reduced) -> Tensor:
         """Return [CLS, what stays], padding at the end."""
-        stays = reduced.index >= 0
-        index = reduced.index.clamp(min=0)
-        patches = reduced.x
+        stays = left.index >= 0
+        index = left.index.clamp(min=0)
+        patches = left.x
         if patches is None:
             patches = x[:, 1:].gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        size = self.size.gather(1, index) if reduced.size is None else reduced.size
+        size = self.size.gather(1, index) if left.size is None else left.size
         self.patch = self.patch.gather(1, index).masked_fill(~stays, -1)
         self.size = size.masked_fill(~stays, 0)
-        self.merged = self.merged or reduced.size is not None
+        self.merged = self.merged or left.size is not None
         return torch.cat([x[:, :1], patches.to(x.dtype)], dim=1)
 
     def uniform(self, place: str, size: Tensor) -> Tensor:

@@ -10,24 +10,13 @@ from methods.reduce import bipartite_merge, keep_top
 
 def test_keep_top_keeps_the_order_and_the_earlier_token_wins_a_tie():
     score = torch.tensor([[0.1, 0.9, 0.5, 0.5, 0.5]])
-    assert keep_top(score, 3, torch.ones(1, 5)).index.tolist() == [[1, 2, 3]]
-
-
-def test_keep_top_never_keeps_padding():
-    score = torch.tensor([[0.1, 0.9, 5.0], [0.3, 0.2, 0.1]])
-    size = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
-    assert keep_top(score, 3, size).index.tolist() == [[0, 1, -1], [0, 1, 2]]
-
-
-def test_keep_top_with_a_score_of_minus_infinity_still_prefers_tokens_to_padding():
-    score = torch.full((1, 3), -torch.inf)
-    assert keep_top(score, 2, torch.tensor([[1.0, 0.0, 1.0]])).index.tolist()[0].count(-1) == 0
+    assert keep_top(score, 3).index.tolist() == [[1, 2, 3]]
 
 
 @given(st.lists(st.floats(-3, 3, width=16), min_size=1, max_size=12), st.data())
 def test_keep_top_is_sorted_unique_and_holds_the_best(scores, data):
     n = data.draw(st.integers(1, len(scores)))
-    index = keep_top(torch.tensor([scores]), n, torch.ones(1, len(scores))).index[0].tolist()
+    index = keep_top(torch.tensor([scores]), n).index[0].tolist()
     expected = sorted(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:n])
     assert index == expected
 

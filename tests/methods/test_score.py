@@ -108,9 +108,9 @@ def words(cosines: list[float]) -> Words:
 )
 def test_pseudo_cls_is_eq_8(threshold, expected):
     ivtp = method("ivtp", tokens=64, threshold=threshold)
-    assert ivtp.pseudo_cls(words([0.1, 0.2, 0.4])).state.tolist() == [pytest.approx(expected)]
+    assert ivtp.guide(words([0.1, 0.2, 0.4])).state.tolist() == [pytest.approx(expected)]
 
 
 def test_pseudo_cls_without_a_question_is_the_visual_cls():
     empty = words([0.9])._replace(embeddings=torch.empty(0, 1), spans=[])
-    assert method("ivtp", tokens=64).pseudo_cls(empty).state.tolist() == [-7.0]
+    assert method("ivtp", tokens=64).guide(empty).state.tolist() == [-7.0]

@@ -38,7 +38,7 @@ class Staged(Method):
     def stages(self, shape):
         return self.made
 
-    def pseudo_cls(self, words):
+    def guide(self, words):
         return PseudoCLS(words.embeddings.mean(dim=0), [])
 
 
@@ -60,19 +60,19 @@ def about_mean(score, size):
 
 
 def by_attention(view: View, n: int) -> Reduced:
-    return keep_top(view.attention, n, view.size)
+    return keep_top(view.attention, n)
 
 
 def by_random(view: View, n: int) -> Reduced:
-    return keep_top(view.random, n, view.size)
+    return keep_top(view.random, n)
 
 
 def by_value(view: View, n: int) -> Reduced:
-    return keep_top(view.attention * view.value_norm, n, view.size)
+    return keep_top(view.attention * view.value_norm, n)
 
 
 def by_norm(view: View, n: int) -> Reduced:
-    return keep_top(view.x.float().norm(dim=-1), n, view.size)
+    return keep_top(view.x.float().norm(dim=-1), n)
 
 
 def attended(view: View, n: int) -> Reduced:

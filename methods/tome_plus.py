@@ -1,0 +1,49 @@
+"""ToMe+: ToMe in the ViT to twice the budget, then the same in the first layers of the LLM (IVTP, Table 7)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.interface import Method, Reduced, Shape, Stage, View
+from methods.reduce import bipartite_merge, take
+from methods.schedule import check_budget, even_cuts
+from methods.tome import ToMe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToMePlus(Method):
+    """Before each of the LLM's layers 1 to `llm_layers`, the most similar tokens merge, until n are left.
+
+    Source: IVTP, Table 7 and Section 4.3. Ours, where the paper is silent: similarity is that of the head-mean keys of
+    the layer below, before RoPE; merged tokens stay in the order of their places, since an LLM is causal; attention
+    there is not made proportional.
+    """
+
+    name: ClassVar[str] = "tome+"
+    paper: ClassVar[str] = "IVTP (ECCV 2024), Table 7"
+
+    tokens: int
+    llm_layers: int = 12
+
+    def __post_init__(self) -> None:
+        if self.llm_layers < 1:
+            raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
+
+    def stages(self, shape: Shape) -> tuple[Stage, ...]:
+        """Return ToMe's ViT stage at 2n and an LLM stage."""
+        check_budget(self.tokens, shape)
+        between = min(2 * self.tokens, shape.patches)
+        layers = range(1, min(self.llm_layers, shape.llm_layers - 1) + 1)
+        cuts = even_cuts(layers, between, self.tokens)
+        return (
+            *ToMe(tokens=between).stages(shape),
+            Stage(seam="llm", reduce=merge_in_order, cuts=cuts, needs=frozenset({"keys"})),
+        )
+
+
+def merge_in_order(view: View, n: int) -> Reduced:
+    """Merge the most similar pairs; what is left stands in the order of its places."""
+    merged = bipartite_merge(view, n)
+    if merged.x is None or merged.size is None:
+        return merged
+    order = merged.index.argsort(dim=1)
+    return Reduced(merged.index.gather(1, order), take(merged.x, order), merged.size.gather(1, order))
