@@ -13,18 +13,21 @@ RIDER: Needs = frozenset({"cls", "rider_row", "rider_rows", "rider_rollout"})
 NEXT: Needs = frozenset({"next_keys", "next_cls_row", "next_last_row"})
 ROWS: Needs = frozenset({"cls_rows", "rider_rows"})
 ROLLED: Needs = frozenset({"cls_rollout", "rider_rollout"})
-OWN_ROW: Needs = ROWS.union(ROLLED, {"cls_row", "rider_row"})  # of CLS or the pseudo CLS
-ATTENTION: Needs = ROLLED.union({"cls_row", "last_row", "rater_row", "rider_row", "next_cls_row", "next_last_row"})
+OF_CLS: Needs = frozenset({"cls_row", "rider_row"})
+OWN_ROW: Needs = ROWS | ROLLED | OF_CLS  # of CLS or the pseudo CLS
+OF_TEXT: Needs = frozenset({"last_row", "rater_row"})
+ATTENTION: Needs = ROLLED | OF_CLS | OF_TEXT | NEXT - {"next_keys"}
 KEYS: Needs = frozenset({"keys", "next_keys"})
-PROBED: Needs = ATTENTION.union(ROWS, {"keys", "value_norm"}) - NEXT  # of the last layer run
+OF_ANY: Needs = frozenset({"keys", "value_norm"})
+PROBED: Needs = OWN_ROW | OF_TEXT | OF_ANY  # of the last layer run
 
 IN_VIT: Needs = frozenset({"cls", "cls_row", "cls_rows", "cls_rollout", "next_keys", "next_cls_row"})
-IN_LLM: Needs = RIDER.union({"last_row", "rater_row", "next_last_row"})
+DRAWN: Needs = frozenset({"random"})
 POSSIBLE: dict[Seam, Needs] = {
     "image": frozenset(),
-    "vit": IN_VIT.union({"keys", "value_norm", "random"}),
-    "input": frozenset({"random"}),
-    "llm": IN_LLM.union({"keys", "value_norm", "random"}),
+    "vit": IN_VIT | OF_ANY | DRAWN,
+    "input": DRAWN,
+    "llm": RIDER | OF_TEXT | OF_ANY | DRAWN | {"next_last_row"},
 }
 
 
