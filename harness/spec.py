@@ -202,7 +202,7 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
     methods = []
     for index, entry in enumerate(axes.methods):
         place = f"{path}:methods" + (f"[{index}]" if isinstance(raw["methods"], list) else "")
-        methods.append(_method_axes(place, entry, axes.tokens))
+        methods.append(method_axes(place, entry, axes.tokens))
         list(methods[-1].parameters())
     return Sweep(path, name, axes, tuple(methods))
 
@@ -249,8 +249,11 @@ def _key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
     return key
 
 
-def _method_axes(place: str, entry: object, tokens: tuple[int, ...] | None) -> MethodAxes:
-    """Read one entry of `methods`. Errors: VtbenchError for an unknown method, parameter or value."""
+def method_axes(place: str, entry: object, tokens: tuple[int, ...] | None) -> MethodAxes:
+    """Read one entry of `methods`; `tokens` is for a method with a budget that it does not set itself.
+
+    Errors: VtbenchError for an unknown method, parameter or value.
+    """
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
