@@ -60,13 +60,16 @@ def recycled(dropped: int) -> tuple[int, int]:
 
 
 def keep_and_recycle(view: View, n: int) -> Reduced:
-    """Return the best rated tokens in their order and the clusters of the best of the rest, n in all."""
+    """Return the best rated tokens in their order and the clusters of the best of the rest, n in all.
+
+    Where the clusters alone would be more than n, there are n of them and no rated token.
+    """
     assert view.attention is not None
     N = view.x.shape[1]
     if n >= N:
         return keep_all(view)
-    kept = max(k for k in range(n) if k + recycled(N - k)[1] <= n)
-    best, clusters = recycled(N - kept)
+    kept = max((k for k in range(n) if k + recycled(N - k)[1] <= n), default=0)
+    best, clusters = recycled(N - kept)[0], n - kept
     ranked = view.attention.sort(dim=-1, descending=True, stable=True).indices
     stay, pool = (part.sort(dim=-1).values for part in (ranked[:, :kept], ranked[:, kept : kept + best]))
     x = take(view.x, pool).float()
