@@ -10,6 +10,8 @@ import torch
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
+from harness.model.plan import RIDER
+from methods.downsample import shrink
 from methods.interface import Cut, Method, PseudoCLS, Reduced, Stage, View
 from methods.reduce import bipartite_merge, keep_top
 from tests.model.tiny import (
@@ -21,7 +23,7 @@ from tests.model.tiny import (
     batch,
     build,
     images_of,
-    question_mean,
+    pseudo_cls,
     run,
     uniforms,
 )
@@ -34,6 +36,7 @@ class Staged(Method):
     paper: ClassVar[str] = "test"
 
     made: tuple[Stage, ...]
+    inserts_pseudo_cls: bool = False
 
     def stages(self, shape):
         return self.made
@@ -69,6 +72,23 @@ def by_random(view: View, n: int) -> Reduced:
 
 def by_value(view: View, n: int) -> Reduced:
     return keep_top(view.attention * view.value_norm, n)
+
+
+def by_rows(view: View, n: int) -> Reduced:
+    weight = torch.arange(1.0, view.rows.shape[1] + 1)
+    return keep_top(torch.einsum("bgn,g->bn", view.rows, weight), n)
+
+
+def by_keys(view: View, n: int) -> Reduced:
+    return keep_top(view.keys.norm(dim=-1), n)
+
+
+def by_both(view: View, n: int) -> Reduced:
+    return keep_top(view.attention * view.keys.norm(dim=-1), n)
+
+
+def by_cls(view: View, n: int) -> Reduced:
+    return keep_top((view.x * view.cls.unsqueeze(1)).sum(dim=-1), n)
 
 
 def by_norm(view: View, n: int) -> Reduced:
@@ -150,6 +170,49 @@ COMPOSED = {
         stage("llm", by_value, [(4, 6)], "rider_rollout", "value_norm"),
         stage("llm", by_attention, [(5, 3)], "last_row"),
     ],
+    "image twice, then the ViT": [
+        stage("image", shrink, [(0, 25), (0, 16)]),
+        stage("vit", by_value, [(3, 9)], "cls_row", "value_norm"),
+    ],
+    "vit rows of a group": [stage("vit", by_rows, [(3, 20), (5, 9)], "cls_rows")],
+    "vit rows of a group, inside and padded": [
+        stage("vit", attended, [(1, 0)], "cls_row", adaptive=True),
+        stage("vit", by_rows, [(4, 7)], "cls_rows", inside=True),
+    ],
+    "vit rollout that begins with A + I": [
+        stage("vit", by_value, [(3, 20), (4, 9)], "cls_rollout", "value_norm", identity=True)
+    ],
+    "vit by the layer above": [stage("vit", by_both, [(0, 25), (3, 16), (5, 9)], "next_cls_row", "next_keys")],
+    "vit by the layer above, padded": [
+        stage("vit", attended, [(2, 0)], "cls_row", adaptive=True),
+        stage("vit", by_both, [(4, 6)], "next_cls_row", "next_keys"),
+    ],
+    "vit by the layer above, proportionally": [
+        stage("vit", bipartite_merge, [(1, 25)], "keys", inside=True, proportional=True),
+        stage("vit", by_both, [(5, 9)], "next_cls_row", "next_keys"),
+    ],
+    "llm raters": [stage("llm", by_value, [(1, 20), (4, 9)], "rater_row", "value_norm")],
+    "llm raters, padded and reordered": [
+        stage("llm", attended, [(1, 0)], "rater_row", adaptive=True),
+        stage("llm", reversed_order, [(3, 6)]),
+        stage("llm", by_attention, [(5, 4)], "rater_row"),
+    ],
+    "llm raters beside an inserted token": [
+        stage("llm", by_attention, [(1, 20)], "rater_row"),
+        stage("llm", by_value, [(3, 9)], "rider_rollout", "value_norm"),
+    ],
+    "llm by the layer at hand": [stage("llm", by_attention, [(0, 25), (2, 16), (5, 9)], "next_last_row")],
+    "llm by the layer at hand, padded": [
+        stage("llm", attended, [(1, 0)], "last_row", adaptive=True),
+        stage("llm", by_attention, [(3, 6)], "next_last_row"),
+    ],
+    "llm keys": [stage("llm", by_keys, [(1, 20), (5, 9)], "keys")],
+    "llm cls beside": [stage("llm", by_cls, [(0, 25), (1, 20), (5, 9)], "cls")],
+    "llm rows of a group": [stage("llm", by_rows, [(1, 25), (4, 9)], "rider_rows")],
+    "llm rollout that begins with A + I": [
+        stage("llm", by_value, [(2, 20), (5, 9)], "rider_rollout", "value_norm", identity=True)
+    ],
+    "llm pseudo CLS's row": [stage("llm", by_value, [(2, 20), (3, 9)], "rider_row", "value_norm")],
     "adaptive everywhere, with a rider": [
         stage("vit", attended, [(2, 0)], "cls_row", adaptive=True),
         stage("input", neighbours, [(0, 0)]),
@@ -158,11 +221,18 @@ COMPOSED = {
 }
 
 
+RIDDEN = [
+    name for name, stages in COMPOSED.items() if any(each.seam == "llm" and each.needs & RIDER for each in stages)
+]
+ALL = [*COMPOSED, *(f"{name}, inserted" for name in RIDDEN)]
+
+
 def staged(name, **settings):
-    return Staged(made=tuple(COMPOSED[name]), **settings)
+    name, *inserted = name.split(", inserted")
+    return Staged(made=tuple(COMPOSED[name]), inserts_pseudo_cls=bool(inserted), **settings)
 
 
-@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, encoder):
@@ -170,7 +240,6 @@ def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name,
     chosen = staged(name, positions=positions)
     logits, answers, ledger = run(model, batch(), chosen, encoder)
     reference, shape, image = Reference(model), anatomy(model).shape, 0
-    needs = frozenset().union(*(each.needs for each in chosen.made))
     for row, ids in enumerate(ROWS):
         images = images_of(row)
         with torch.inference_mode():
@@ -180,8 +249,8 @@ def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name,
                 chosen,
                 shape,
                 new=answers[row, :-1].tolist(),
-                uniforms=[uniforms(pixels) for pixels in images] if "random" in needs else None,
-                pseudo=[question_mean(model, ids)] * len(images) if "rider_rollout" in needs else None,
+                uniforms=[uniforms(pixels) for pixels in images],
+                pseudo=pseudo_cls(model, chosen, ids),
             )
         for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
             assert ledger.entered[mine].tolist() == into
@@ -194,7 +263,7 @@ def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name,
     assert (ledger.lengths[:, -1] - ledger.text).sum() == sum(len(kept) for kept in ledger.kept)
 
 
-@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_equals_one_by_one(name, side, encoder):
     model = build(seed=11)
@@ -256,7 +325,14 @@ def test_a_prefill_with_gradients_runs(encoder):
         (stage("vit", by_norm, [(6, 9)]), "vit: a cut at layer 6 is not possible; allowed are 0 to 5"),
         (stage("vit", by_norm, [(5, 9)], inside=True), "vit: a cut at layer 5 is not possible; allowed are 0 to 4"),
         (stage("llm", by_norm, [(1, 9)], inside=True), "llm: inside and proportional are possible in the ViT only"),
-        (stage("llm", by_norm, [(1, 9)], "cls"), "llm: a stage there cannot have cls; allowed are last_row, random"),
+        (
+            stage("llm", by_norm, [(1, 9)], "cls_row"),
+            "llm: a stage there cannot have cls_row; allowed are cls, keys",
+        ),
+        (stage("image", by_norm, [(0, 9)], "random"), "image: a stage there cannot have random; allowed are none"),
+        (stage("image", by_norm, [(0, 9)], adaptive=True), "image: adaptive is not possible, since a batch's images"),
+        (stage("vit", by_norm, [(1, 9)], "keys", "next_keys"), "vit: a stage has one View.keys, not keys, next_keys"),
+        (stage("vit", by_norm, [(1, 9)], "next_keys", inside=True), "vit: a cut at layer 1 cannot have next_keys"),
         (stage("input", by_norm, [(0, 9)], "cls_row"), "input: a stage there cannot have cls_row; allowed are random"),
         (stage("llm", by_norm, [(0, 9)], "last_row"), "llm: a cut before layer 0 cannot have last_row"),
         (stage("vit", by_norm, [(1, 9)], "cls_row", "cls_rollout"), "vit: a stage has one View.attention"),

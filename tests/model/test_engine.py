@@ -10,6 +10,8 @@ from harness.model.attach import attach
 from methods import METHODS, method
 from methods.schedule import tokens_per_layer
 from tests.model.tiny import (
+    ADAPTIVE,
+    CHOSEN,
     IMAGES,
     PATCHES,
     PER_ROW,
@@ -19,7 +21,7 @@ from tests.model.tiny import (
     build,
     configured,
     images_of,
-    question_mean,
+    pseudo_cls,
     run,
     uniforms,
 )
@@ -32,12 +34,11 @@ def test_keeping_all_is_the_unpatched_model_bit_for_bit(name, attention, encoder
     model = build(attention=attention)
     plain, _, _ = run(model, batch())
     kept, _, ledger = run(model, batch(), configured(name, PATCHES), encoder)
-    if name == "pooling":  # a pass through interpolation on float32 is exact as well
-        assert ledger.tokens.llm == [[PATCHES] * 6] * 4
+    assert ledger.tokens.llm == [[PATCHES] * 6] * 4
     assert torch.equal(kept, plain)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CHOSEN)
 @pytest.mark.parametrize("positions", ["original", "contiguous"])
 @pytest.mark.parametrize(("attention", "tokens"), [("sdpa", 9), ("eager", 16)])
 def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, tokens, encoder):
@@ -47,11 +48,15 @@ def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name,
     reference, shape, image = Reference(model), anatomy(model).shape, 0
     for row, ids in enumerate(ROWS):
         images = images_of(row)
-        draws = [uniforms(pixels) for pixels in images] if name == "random" else None
-        pseudo = [question_mean(model, ids)] * len(images) if name == "ivtp" else None
         with torch.inference_mode():
             expected, entered, kept = reference.answer(
-                ids, images, chosen, shape, new=answers[row, :-1].tolist(), uniforms=draws, pseudo=pseudo
+                ids,
+                images,
+                chosen,
+                shape,
+                new=answers[row, :-1].tolist(),
+                uniforms=[uniforms(pixels) for pixels in images],
+                pseudo=pseudo_cls(model, chosen, ids),
             )
         for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
             assert ledger.entered[mine].tolist() == into
@@ -60,7 +65,7 @@ def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name,
         torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_a_batch_equals_one_by_one_with_padding_on_either_side(name, encoder):
     model = build(seed=3)
     chosen = configured(name, 9)
@@ -93,7 +98,7 @@ def test_realised_tokens_are_the_schedule(name, dtype, encoder):
     assert ledger.text.tolist() == text
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_sdpa_and_eager_keep_the_same_tokens(name, encoder):
     chosen = configured(name, 9)
     ledgers = [run(build(attention=attention), batch(), chosen, encoder)[2] for attention in ("sdpa", "eager")]
@@ -109,7 +114,7 @@ def state(model) -> dict[str, object]:
     return {"hooks": hooks, "attributes": own, "attention": implementations}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_the_model_is_bit_identical_after_the_context_also_when_generate_raised(name, encoder):
     model = build()
     model.model.language_model.set_attn_implementation("eager")
@@ -125,24 +130,68 @@ def test_the_model_is_bit_identical_after_the_context_also_when_generate_raised(
 
 def test_methods_attached_one_after_another_do_not_leak(encoder):
     model = build()
-    alone = {name: run(build(), batch(), configured(name, 9), encoder)[0] for name in METHODS}
-    for name in [*METHODS, *reversed(METHODS)]:
+    alone = {name: run(build(), batch(), configured(name, 9), encoder)[0] for name in CHOSEN}
+    for name in [*CHOSEN, *reversed(CHOSEN)]:
         assert torch.equal(run(model, batch(), configured(name, 9), encoder)[0], alone[name])
 
 
-@pytest.mark.parametrize("group", [1, 2, 3])
-@pytest.mark.parametrize("start", [0, 1])
-def test_ivtp_equals_a_true_insertion_for_every_grouping(group, start, encoder):
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_an_adaptive_schedule_is_an_upper_bound(name, encoder):
+    model = build()
+    chosen, shape = configured(name, 9), anatomy(model).shape
+    _, _, ledger = run(model, batch(), chosen, encoder)
+    highest = tokens_per_layer(chosen.stages(shape), shape)
+    for index in range(4):
+        realised = ledger.tokens.image(index)
+        assert realised.vit == highest.vit
+        assert 1 < realised.llm[0] <= highest.llm[0] and len({*realised.llm}) == 1
+
+
+AXES = [
+    *({"group": group, "start": start} for group in (1, 2, 3) for start in (0, 1)),
+    {"group": "all"},
+    {"identity": True},
+    {"aggregation": "mean"},
+    {"aggregation": "max", "group": 2},
+    {"aggregation": "multiply"},
+    {"scope": "group-wise"},
+    {"scope": "layer-wise"},
+    {"guidance": "none"},
+    {"guidance": "OTT"},
+    {"pseudo_cls": "clip"},
+    {"pseudo_cls": "hybrid"},
+    {"pseudo_cls": "as_token"},
+    {"pseudo_cls": "as_token", "positions": "contiguous", "aggregation": "mean"},
+    {"pseudo_cls": "as_token", "guidance": "none", "identity": True},
+    {"llm_layers": 3, "tokens_into_llm": 30},
+]
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_ivtp_equals_a_true_insertion_on_every_axis(axes, encoder):
     model = build(seed=5)
-    chosen = configured("ivtp", 9, group=group, start=start)
-    logits, answers, ledger = run(model, batch(ROWS[:1], IMAGES[:1]), chosen, encoder)
-    shape, pseudo = anatomy(model).shape, [question_mean(model, ROWS[0])]
-    with torch.inference_mode():
-        expected, entered, kept = Reference(model).answer(
-            ROWS[0], IMAGES[:1], chosen, shape, new=answers[0, :-1].tolist(), pseudo=pseudo
-        )
-    assert ledger.entered[0].tolist() == entered[0] and ledger.kept[0].tolist() == kept[0]
-    torch.testing.assert_close(logits[:, 0], expected, atol=2e-4, rtol=0)
+    chosen = configured("ivtp", 9, **axes)
+    logits, answers, ledger = run(model, batch(), chosen, encoder)
+    shape, image = anatomy(model).shape, 0
+    for row, ids in enumerate(ROWS):
+        pseudo = pseudo_cls(model, chosen, ids, encoder if chosen.pseudo_cls == "clip" else None)
+        with torch.inference_mode():
+            expected, entered, kept = Reference(model).answer(
+                ids, images_of(row), chosen, shape, new=answers[row, :-1].tolist(), pseudo=pseudo
+            )
+        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
+            assert ledger.entered[mine].tolist() == into and ledger.kept[mine].tolist() == last
+        image += PER_ROW[row]
+        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+
+
+def test_a_pseudo_cls_that_is_a_token_counts_as_text_one_an_image(encoder):
+    model = build()
+    beside, inside = (
+        run(model, batch(), configured("ivtp", 9, pseudo_cls=kind), encoder)[2] for kind in ("llm", "as_token")
+    )
+    assert (inside.text - beside.text).tolist() == PER_ROW
+    assert inside.tokens == beside.tokens
 
 
 def test_the_seed_changes_what_random_keeps_and_the_batch_does_not():

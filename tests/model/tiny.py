@@ -1,13 +1,17 @@
 """A tiny random LLaVA, prompts with and without images, and one way to run them."""
 
 import hashlib
+from dataclasses import fields
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from harness.model.anatomy import anatomy
 from harness.model.attach import attach
+from harness.model.plan import RIDER
 from harness.pocket.tokenization import llm_tokenizer
-from methods import method
+from methods import METHODS, method
+from methods.interface import Reading, Words
 
 PATCHES, NEW = 36, 5
 TOKENIZER = llm_tokenizer()
@@ -21,6 +25,10 @@ VISION = {
     "patch_size": 10,
     "projection_dim": 16,
 }
+
+
+def fields_of(kind: type) -> dict[str, object]:
+    return {field.name: field.default for field in fields(kind)}
 
 
 def build(seed: int = 0, attention: str = "sdpa") -> LlavaForConditionalGeneration:
@@ -80,14 +88,21 @@ def images_of(row: int) -> torch.Tensor:
     return IMAGES[start : start + PER_ROW[row]]
 
 
+ADAPTIVE = [f"{name} adaptive" for name, kind in METHODS.items() if fields_of(kind).get("tokens", 0) is None]
+CHOSEN = [*METHODS, *ADAPTIVE]
+
+
 def configured(name: str, tokens: int, **parameters):
-    if name == "full":
-        return method(name, **parameters)
-    if name == "fastv":
+    """The method that ends at so many tokens, for which every word is relevant."""
+    name, *adaptive = name.split()
+    defaults = fields_of(METHODS[name])
+    if "tokens" in defaults:
+        parameters["tokens"] = None if adaptive else tokens
+    if "budget" in defaults:
         parameters["budget"] = "kept"
-    if name == "ivtp":
+    if "threshold" in defaults:
         parameters.setdefault("threshold", -1.0)
-    return method(name, tokens=tokens, **parameters)
+    return method(name, **parameters)
 
 
 def run(model, inputs, chosen=None, encoder=None, new=NEW):
@@ -114,10 +129,25 @@ def uniforms(image: torch.Tensor, seed: int = 0):
     return draw
 
 
-def question_mean(model, row: list[int]) -> torch.Tensor:
-    """Eq. 8 when every word is relevant: the mean embedding of the question's tokens."""
+def pseudo_cls(model, chosen, row: list[int], encoder=None):
+    """How a method makes the pseudo CLS of this prompt from its image's projected CLS, None where it needs none.
+
+    CLIP finds every word equally relevant; encoder: a real one, for a method that takes its features.
+    """
+    if not any(stage.seam == "llm" and stage.needs & RIDER for stage in chosen.stages(anatomy(model).shape)):
+        return None
     user, answer = TOKENIZER.convert_tokens_to_ids(["USER", "ASSISTANT"])
     image = model.config.image_token_id
-    start, stop = row.index(user) + 2, row.index(answer)
-    ids = [token for token in row[start:stop] if token != image]
-    return model.get_input_embeddings().weight[ids].mean(dim=0).detach()
+    ids = [token for token in row[row.index(user) + 2 : row.index(answer)] if token != image]
+    embeddings = model.get_input_embeddings().weight[ids].detach()
+    spans = [(index, index + 1) for index in range(len(ids))]
+    project = model.model.multi_modal_projector
+
+    def make(cls):
+        clip = Reading(torch.ones(len(ids), 2), spans, torch.ones(2), project)
+        if encoder is not None:
+            features, found = encoder.encode(TOKENIZER.decode(ids))
+            clip = Reading(features, found, torch.ones(16), lambda joint: project(encoder.unproject(joint)))
+        return chosen.guide(Words(embeddings, spans, cls, clip)).state
+
+    return make
