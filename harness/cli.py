@@ -1,4 +1,4 @@
-"""The command line: `vtbench run`, `report`, `methods`. Imports wait until a command needs them."""
+"""The command line: `vtbench run`, `report`, `methods`, `show`. Imports wait until a command needs them."""
 
 import json
 import sys
@@ -98,6 +98,24 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         for parameter in entry["parameters"]:
             default = "required" if parameter["required"] else f"default {parameter['default']}"
             print(f"{'':<12}  {parameter['name']}: {parameter['type']}, {default}")
+
+
+@app.command()
+def show(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    question: Annotated[str, typer.Option(help="What the model is asked about it.")],
+    method: Annotated[list[str], typer.Option(help="name or name:key=value,key=value; once for each picture.")],
+    tokens: Annotated[int | None, typer.Option(min=1, help="The budget of methods that set none themselves.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the figure goes: a png, pdf or svg.")] = Path("kept.png"),
+    model: Annotated[str, typer.Option(help="pocket, a local folder or a hub id.")] = "pocket",
+    text_encoder: Annotated[str | None, typer.Option(help="The CLIP that reads the question.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For methods that draw.")] = 0,
+) -> None:
+    """Draw the patches that methods keep of an image, with the words that guide them."""
+    from harness import show
+
+    show.show(image, question, method, out, tokens=tokens, model=model, text_encoder=text_encoder, seed=seed)
+    print(out)
 
 
 def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
