@@ -55,7 +55,7 @@ class TextEncoder:
         """Return joint-space vectors [..., P] in the space of the ViT's hidden states [..., D].
 
         The inverse of `project_cls` as far as there is one: the pseudo-inverse of the visual projection, then the
-        post layer norm's affine part undone, so that what comes out has mean 0 and the scale of a normalised state.
+        post layer norm's affine part undone. What the norm itself took away, mean and scale, does not come back.
         """
         norm, weight = self.model.vision_model.post_layernorm, self.model.visual_projection.weight
         if self._inverse is None:

@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -12,13 +13,14 @@ from harness.model.guide import question
 from harness.model.text import (
     LLAVA_CLIP,
     RANDOM_CLIP,
+    TextEncoder,
     default_text_encoder,
     default_tokenizer,
     load_text_encoder,
 )
 from harness.pocket import WEIGHTS
 from methods import method
-from tests.model.tiny import QUESTIONS, TOKENIZER, batch, build
+from tests.model.tiny import CHOSEN, IMAGES, PATCHES, QUESTIONS, ROWS, TOKENIZER, batch, build, configured, run
 
 PROMPT = "USER: <image>\nWhere is the ring? ASSISTANT: left USER: and the café 🦊, is it red? ASSISTANT:"
 
@@ -167,6 +169,38 @@ def test_every_model_has_its_text_encoder(tmp_path):
     assert default_tokenizer("random:llava-1.5-7b").convert_tokens_to_ids("ASSISTANT") > 0
     with pytest.raises(VtbenchError, match="has none that can be loaded"):
         default_tokenizer(str(tmp_path))
+
+
+def test_what_comes_back_from_the_joint_space_goes_there_again(encoder):
+    """By hand: the state normalised, its affine part, the projection. What is lost in 32 → 16 numbers stays lost."""
+    encoder = TextEncoder(deepcopy(encoder.model), encoder.tokenizer)
+    norm, projection = encoder.model.vision_model.post_layernorm, encoder.model.visual_projection.weight
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2), norm.bias.normal_()
+        joint = torch.randn(3, 16)
+        state = encoder.unproject(joint)
+        again = (state * norm.weight + norm.bias) @ projection.T
+    assert state.shape == (3, 32)
+    torch.testing.assert_close(again, joint, atol=1e-4, rtol=0)
+
+
+def test_beyond_clips_context_words_do_not_guide(encoder):
+    """CLIP reads 75 tokens between its own two; what comes later in the question is relevant to nothing."""
+    asked = f"{' '.join(['what color is the small object?'] * 20)} where is the ring?"
+    ids = TOKENIZER(f"USER: {'<image>' * PATCHES} {asked} ASSISTANT:")["input_ids"]
+    chosen = method("ivtp", tokens=9, threshold=-1.0)
+    with attach(build(), chosen, text_encoder=encoder, tokenizer=TOKENIZER) as attached, torch.inference_mode():
+        attached.parts.core(**batch([ids], IMAGES[:1]))
+    (guide,) = attached.ledger.guides
+    _, read = encoder.encode(guide.question)
+    assert guide.question == asked and len(read) == 75
+    assert guide.spans and max(stop for _, stop in guide.spans) <= read[-1][1] < len(asked)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_prompt_without_an_image_is_answered_as_by_the_unpatched_model(name, encoder):
+    model, inputs = build(), batch(ROWS[3:], IMAGES[:0])
+    assert torch.equal(run(model, inputs, configured(name, 9), encoder)[0], run(model, inputs)[0])
 
 
 def test_a_text_encoder_of_another_width_is_refused():
