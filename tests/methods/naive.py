@@ -1,12 +1,13 @@
 """Every method a second time, naively: one image, lists of floats, plain loops; no code shared with methods/.
 
-A naive reduce gets a View whose fields are nested lists of one image ([N][D], [N], [G][N]) and n, and returns the index,
+A naive reduce gets n and a View whose fields are one image's nested lists ([N][D], [N], [G][N]). It returns the index,
 the new hidden states and the new sizes, the last two None where the method leaves the tokens as they are.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -357,7 +358,7 @@ class Naive(NamedTuple):
     """A way to set a method up, and the naive reduce of each of its stages."""
 
     reduces: tuple[Callable[[View, int], Outcome], ...]
-    parameters: dict[str, object] = {}
+    parameters: Mapping[str, object] = MappingProxyType({})
     least: int = 1  # the smallest budget that these parameters allow
     adaptive: bool = False  # without tokens
 
