@@ -74,17 +74,16 @@ def run(trial: Trial, warm: Warm) -> Result:
     with device_to_itself(warm.device, alone=False):
         loaded = warm.model(trial)
         method = trial.make_method()
-        stages = method.stages(loaded.shape)
         encoder = text_encoder(trial, loaded, method)
         seen = ask(trial, loaded, method, warm.images) if loaded.processor else stand_in(trial, loaded, method, encoder)
-        tokens = realised(seen.samples, trial.parameters.get("tokens", loaded.shape.patches))
+        tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", loaded.shape.patches))
         flops = None
         if "flops" in trial.measure:
             is_image = seen.prompt["input_ids"][0] == loaded.model.config.image_token_id
             flops = count_samples(
                 loaded.model.config,
                 seen.samples,
-                stages=stages,
+                method=method,
                 before_image=int(is_image.int().argmax()),
                 text_encoder=encoder.model.config.text_config if encoder else None,
             )
@@ -154,7 +153,7 @@ def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder 
     with attached(trial, loaded, method, encoder) as work, torch.inference_mode():
         loaded.model(**prompt, logits_to_keep=1)
     (vit,), (llm,) = work.ledger.tokens
-    sample = {"images": 1, "vit": [vit], "llm": llm, "visual_tokens": llm[0], "text_tokens": TEXT_TOKENS}
+    sample = {"images": 1, "vit": [vit], "llm": llm, "visual_tokens": llm[0], "text_tokens": int(work.ledger.text)}
     return Observed(None, [sample], prompt)
 
 

@@ -110,7 +110,7 @@ class VtBench(lmms):
         generated = self.loaded.model.generate(**inputs, **settings)
         new = generated[:, inputs["input_ids"].shape[1] :]
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
-        self._observe(attached, requests, per_row, images, inputs)
+        self._observe(attached, requests, per_row, images)
         until = requests[0].args[1].get("until") or []
         pad = self.loaded.processor.tokenizer.pad_token_id
         return [
@@ -160,11 +160,8 @@ class VtBench(lmms):
         requests: list[Instance],
         per_row: list[int],
         images: list[Image.Image],
-        inputs: BatchFeature,
     ) -> None:
-        tokens = attached.ledger.tokens
-        visual = inputs["input_ids"] == self.loaded.model.config.image_token_id
-        text = (inputs["attention_mask"].bool() & ~visual).sum(dim=1).tolist()
+        tokens, text = attached.ledger.tokens, attached.ledger.text.tolist()
         image = 0
         for row, (request, count) in enumerate(zip(requests, per_row, strict=True)):
             mine = range(image, image + count)

@@ -75,11 +75,10 @@ class Counted:
         self._cached_linear = cache(self._linear)
 
         conv = parts.vision.embeddings.patch_embedding
-        # meta convolutions fail under jit trace; this one is small enough to run
-        side = config.vision_config.image_size
-        image = torch.zeros(1, conv.in_channels, side, side)
-        self.patch_embedding = _total(conv.to_empty(device="cpu"), image).linear
-        self.pre_norm = _total(parts.vision.pre_layrnorm, self._hidden(self.cls + self.shape.patches)).norm
+        self.patch_values = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        # meta convolutions fail under jit trace; one patch is small enough to run
+        self._patch = _total(conv.to_empty(device="cpu"), torch.zeros(1, conv.in_channels, *conv.kernel_size)).linear
+        self._norm = _total(parts.vision.pre_layrnorm, self._hidden(1)).norm
 
     @property
     def all_layers(self) -> int:
@@ -102,6 +101,11 @@ class Counted:
         return int(self._lm.layers[0].self_attn.q_proj.out_features)
 
     @property
+    def llm_key_width(self) -> int:
+        """Heads × head width of the LLM's keys."""
+        return int(self._lm.layers[0].self_attn.k_proj.out_features)
+
+    @property
     def vision_head(self) -> int:
         """Width of one head of the ViT."""
         return int(self._vit_layers[0].self_attn.head_dim)
@@ -115,6 +119,14 @@ class Counted:
     def llm_head(self) -> int:
         """Width of one head of the LLM."""
         return int(self._lm.layers[0].self_attn.head_dim)
+
+    def patch_embedding(self, patches: int) -> int:
+        """MACs of the patch convolution."""
+        return patches * self._patch
+
+    def pre_norm(self, patches: int) -> int:
+        """Operations of the norm before the ViT's layers."""
+        return (self.cls + patches) * self._norm
 
     def vision_layer(self, layer: int, entering: int, into_mlp: int) -> Layer:
         """Cost of a ViT layer in which `entering` tokens attend and `into_mlp` go through the MLP (both with CLS)."""

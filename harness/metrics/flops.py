@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from harness.errors import VtbenchError
 from harness.metrics.counted import Counted, Layer, counted
 from harness.metrics.overhead import method_cost
-from methods.interface import Stage
+from methods.interface import Method, Stage
 from methods.schedule import TokensPerLayer
 
 
@@ -144,7 +144,7 @@ def count(
     tokens: TokensPerLayer,
     text_tokens: int,
     *,
-    stages: Sequence[Stage] = (),
+    method: Method | None = None,
     before_image: int = 0,
     text_encoder: CLIPTextConfig | None = None,
     extra: Mapping[str, int] | None = None,
@@ -152,8 +152,9 @@ def count(
     """Count a prompt with one image.
 
     tokens: visual tokens that enter each ViT layer that the LLM reads, and each LLM layer; text_tokens: all other
-    prompt tokens; stages: the method's, whose own cost is then counted too (`overhead`, with before_image and
-    text_encoder), and which say where it cuts inside ViT layers or at the LLM's input; extra: further MACs by name.
+    prompt tokens, a pseudo CLS in the sequence among them; method: whose own cost is then counted too (`overhead`, with
+    before_image and text_encoder), and whose stages say where it cuts the image, inside ViT layers or at the LLM's
+    input; extra: further MACs by name.
     Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
     operation that nothing counts.
     """
@@ -162,7 +163,7 @@ def count(
         (tuple(tokens.vit),),
         tuple(tokens.llm),
         text_tokens,
-        stages=stages,
+        method=method,
         before_image=before_image,
         text_encoder=text_encoder,
         extra=extra,
@@ -175,7 +176,7 @@ def _count(
     llm: tuple[int, ...],
     text_tokens: int,
     *,
-    stages: Sequence[Stage],
+    method: Method | None,
     before_image: int,
     text_encoder: CLIPTextConfig | None,
     extra: Mapping[str, int] | None,
@@ -187,6 +188,8 @@ def _count(
             f"tokens: given for {', '.join(str(len(image)) for image in vit)} ViT and {len(llm)} LLM layers; "
             f"the model has {shape.vit_layers} and {shape.llm_layers}"
         )
+    stages = method.stages(shape) if method else ()
+    patches = min([shape.patches, *(cut.tokens for stage in stages if stage.seam == "image" for cut in stage.cuts)])
     projected = _leaving_vit(vit, llm[0], stages)
     towers = [_tower(modules, image, leaving, stages) for image, leaving in zip(vit, projected, strict=True)]
     layers = [sum(images, start=Layer()) for images in zip(*towers, strict=True)]
@@ -196,8 +199,8 @@ def _count(
     return Flops(
         basis="one sample",
         text_tokens=text_tokens,
-        patch_embedding=len(vit) * modules.patch_embedding,
-        pre_norm=len(vit) * modules.pre_norm,
+        patch_embedding=len(vit) * modules.patch_embedding(patches),
+        pre_norm=len(vit) * modules.pre_norm(patches),
         vision=tuple(layers[: shape.vit_layers]),
         unread=tuple(layers[shape.vit_layers :]),
         projector=sum(modules.projector(n) for n in projected),
@@ -206,15 +209,20 @@ def _count(
         decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(lengths)),
         decode_head=modules.lm_head(1),
         unpadded=Fraction(PADDED_VOCABULARY.get(modules.vocabulary, modules.vocabulary), modules.vocabulary),
-        extra=method_cost(
-            modules,
-            stages,
-            vit,
-            llm,
-            text_tokens,
-            leaving_vit=projected,
-            before_image=before_image,
-            text_encoder=text_encoder,
+        extra=(
+            method_cost(
+                modules,
+                method,
+                vit,
+                llm,
+                text_tokens,
+                into_vit=patches,
+                leaving_vit=projected,
+                before_image=before_image,
+                text_encoder=text_encoder,
+            )
+            if method and vit
+            else {}
         )
         | dict(extra or {}),
     )
@@ -236,7 +244,7 @@ def _leaving_vit(vit: tuple[tuple[int, ...], ...], into_llm: int, stages: Sequen
 
     Together they are those that enter the LLM, unless a stage cuts between the two; images share them evenly.
     """
-    if any(cut.layer == 0 for stage in stages if stage.seam != "vit" for cut in stage.cuts):
+    if any(cut.layer == 0 for stage in stages if stage.seam in ("input", "llm") for cut in stage.cuts):
         cuts = [(cut.layer + stage.inside, cut.tokens) for stage in stages if stage.seam == "vit" for cut in stage.cuts]
         return [min([image[-1], *(tokens for before, tokens in cuts if before == len(image))]) for image in vit]
     return [into_llm * (index + 1) // len(vit) - into_llm * index // len(vit) for index in range(len(vit))]
@@ -246,7 +254,7 @@ def count_samples(
     model: PreTrainedModel | PreTrainedConfig,
     observations: Iterable[Mapping[str, Any]],
     *,
-    stages: Sequence[Stage] = (),
+    method: Method | None = None,
     before_image: int = 0,
     text_encoder: CLIPTextConfig | None = None,
     extra: Mapping[str, int] | None = None,
@@ -264,7 +272,7 @@ def count_samples(
     if not samples:
         raise VtbenchError("FLOPs: there are no samples to count")
     each = partial(
-        _count, counted(model), stages=stages, before_image=before_image, text_encoder=text_encoder, extra=extra
+        _count, counted(model), method=method, before_image=before_image, text_encoder=text_encoder, extra=extra
     )
     counts = [(each(*lengths), weight) for lengths, weight in distinct.items()]
 

@@ -12,7 +12,7 @@ from harness.errors import VtbenchError
 class Realised:
     """Mean visual tokens of a sample: into the LLM, into each ViT layer and each LLM layer; and its other tokens."""
 
-    nominal: int
+    nominal: int | None
     into_llm: float
     vit: tuple[float, ...]
     llm: tuple[float, ...]
@@ -34,11 +34,11 @@ class Realised:
         }
 
 
-def realised(observations: Collection[Mapping[str, Any]], nominal: int) -> Realised:
+def realised(observations: Collection[Mapping[str, Any]], nominal: int | None) -> Realised:
     """Return the means over samples.
 
     observations: mappings with "visual_tokens", "vit" (a list per image, which are summed), "llm", "text_tokens";
-    nominal: the budget that was asked for.
+    nominal: the budget that was asked for, None where the method adapts to each image.
     Errors: VtbenchError without samples, ValueError where samples have different numbers of layers.
     """
     if not observations:

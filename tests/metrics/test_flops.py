@@ -1,5 +1,6 @@
 import math
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from transformers import LlavaConfig
 from harness.errors import VtbenchError
 from harness.metrics.counted import _count
 from harness.metrics.flops import CONVENTIONS, count, count_samples
-from methods.interface import Cut, Reduced, Stage
+from methods import method
+from methods.interface import Cut, Method, Stage
+from methods.reduce import keep_all
 from methods.schedule import TokensPerLayer
 
 # IVTP at 64, supplement's Algorithm 2: cuts at the end of layers 0, 3, 6, …
@@ -157,14 +160,22 @@ def test_lvpruning_rows(lengths, modules, expected, published):
     assert math.floor(total * 100) / 100 == published
 
 
-def stage(seam, *cuts, inside=False):
-    return Stage(seam=seam, reduce=lambda view, n: Reduced(view.x), cuts=cuts, inside=inside)
+@dataclass(frozen=True, kw_only=True)
+class Cutting(Method):
+    stage: Stage
+
+    def stages(self, shape):
+        return (self.stage,)
+
+
+def cutting(seam, *cuts, inside=False):
+    return Cutting(stage=Stage(seam=seam, reduce=lambda view, n: keep_all(view), cuts=cuts, inside=inside))
 
 
 def test_a_cut_inside_a_layer_spares_its_mlp_alone():
     lengths = tokens([16, 10, 10], [10] * 3)
     before = count(small(), lengths, 5).vision
-    inside = count(small(), lengths, 5, stages=[stage("vit", Cut(0, 10), inside=True)]).vision
+    inside = count(small(), lengths, 5, method=cutting("vit", Cut(0, 10), inside=True)).vision
     assert before[0].linear - inside[0].linear == 6 * 2 * 32 * 48
     assert before[0].attention == inside[0].attention
     assert before[1:] == inside[1:]
@@ -173,8 +184,17 @@ def test_a_cut_inside_a_layer_spares_its_mlp_alone():
 def test_a_cut_at_the_input_leaves_the_projector_whole():
     lengths = tokens([16] * 3, [4] * 3)
     per_token = 32 * 64 + 64 * 64
-    assert count(small(), lengths, 5, stages=[stage("input", Cut(0, 4))]).projector == 16 * per_token
-    assert count(small(), lengths, 5, stages=[stage("vit", Cut(2, 4), inside=True)]).projector == 4 * per_token
+    assert count(small(), lengths, 5, method=cutting("input", Cut(0, 4))).projector == 16 * per_token
+    assert count(small(), lengths, 5, method=cutting("vit", Cut(2, 4), inside=True)).projector == 4 * per_token
+
+
+def test_a_smaller_image_has_fewer_patches_to_embed():
+    whole, smaller = (
+        count(small(), tokens([n] * 3, [n] * 3), 5, method=method("downsample", tokens=n)) for n in (16, 4)
+    )
+    assert whole.patch_embedding == 4 * smaller.patch_embedding == 16 * 32 * 3 * 4 * 4
+    assert (whole.pre_norm, smaller.pre_norm) == (5 * 32 * 17, 5 * 32 * 5)
+    assert smaller.projector == 4 * (32 * 64 + 64 * 64) and smaller.extra == {}
 
 
 def test_the_mean_over_samples_is_of_costs_not_of_lengths():
@@ -200,6 +220,23 @@ def test_images_attend_apart_in_the_vit_and_together_in_the_llm():
     assert both.patch_embedding == 2 * one.patch_embedding
     assert both.projector == one.projector + other.projector
     assert both.decoder == count(small(), tokens([16] * 3, [22, 22, 8]), 5).decoder
+
+
+def test_what_an_adaptive_method_costs_is_what_its_images_left():
+    def left(*counts):
+        return {"vit": [[16] * 3 for _ in counts], "llm": [sum(counts)] * 3, "text_tokens": 5}
+
+    prumerge = method("prumerge")
+
+    def extra(*samples):
+        return count_samples(small(), samples, method=prumerge).extra
+
+    few, many = extra(left(3)), extra(left(5))
+    assert many["reduce"] - few["reduce"] == 2 * 16 * (32 + 32)  # two more centres: likeness of keys, sum of neighbours
+    assert {**many, "reduce": 0} == {**few, "reduce": 0}
+    assert extra(left(3), left(5))["reduce"] == (few["reduce"] + many["reduce"]) // 2
+    assert extra(left(4, 4))["reduce"] == few["reduce"] + many["reduce"]
+    assert extra({"vit": [], "llm": [0, 0, 0], "text_tokens": 5}) == {}
 
 
 def test_a_sample_without_images_costs_its_text():

@@ -1,5 +1,7 @@
 """Inside `attach`, torch counts what `count` says: model and method, prefill and decoded token."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from shapes import LLAVA_7B, prompt, small, tokens
@@ -9,9 +11,8 @@ from transformers import CLIPTextConfig, DynamicCache
 from harness.metrics.counted import clip_text
 from harness.metrics.flops import count
 from harness.metrics.latency import measure
-from harness.model.anatomy import shape_of_config
 from harness.model.attach import attach
-from methods import method
+from methods import METHODS, method
 
 
 class Encoder:
@@ -23,6 +24,9 @@ class Encoder:
     def project_cls(self, cls):
         return cls[..., :8]
 
+    def unproject(self, joint):
+        return joint.repeat(4)
+
 
 class Tokenizer:
     def decode(self, ids, skip_special_tokens):
@@ -33,20 +37,52 @@ def attached(model, method):
     return attach(model, method, text_encoder=Encoder(), tokenizer=Tokenizer())
 
 
-METHODS = [
-    method("full"),
-    method("random", tokens=4),
-    method("pooling", tokens=4),
-    method("topk", tokens=4),
-    method("tome", tokens=4),
-    method("fastv", tokens=8),
-    method("ivtp", tokens=4, group=2),
-    method("ivtp", tokens=4, group=1),
+def ivtp(**parameters):
+    return method("ivtp", **{"tokens": 4, "group": 2, "threshold": -1.0} | parameters)
+
+
+BUDGETS = {"full": {}, "pyramiddrop": {"tokens": 8}, "sparsevlm": {"tokens": 8}, "fastv": {"tokens": 8}}
+VARIANTS = [
+    *(method(name, **BUDGETS.get(name, {"tokens": 4})) for name in METHODS),
+    method("downsample", tokens=16),
+    method("prumerge"),
+    method("prumerge+"),
+    method("visionzip", tokens=8, contextual=0),
+    method("ivtp-v", tokens=4, aggregation="mean"),
+    ivtp(),
+    ivtp(group=1),
+    ivtp(group="all"),
+    ivtp(identity=True),
+    ivtp(aggregation="mean"),
+    ivtp(aggregation="multiply", group="all"),
+    ivtp(scope="group-wise"),
+    ivtp(scope="layer-wise"),
+    ivtp(guidance="OTT"),
+    ivtp(guidance="OTT+RT"),
+    ivtp(guidance="none"),
+    ivtp(pseudo_cls="clip"),
+    ivtp(pseudo_cls="hybrid"),
+    ivtp(pseudo_cls="as_token"),
+    ivtp(pseudo_cls="as_token", scope="group-wise"),
+    ivtp(pseudo_cls="as_token", guidance="none", group=1),
 ]
 
 
+def title(method):
+    """The method and its parameters that are not defaults."""
+    values = [str(getattr(method, f.name)) for f in fields(method) if getattr(method, f.name) != f.default]
+    return " ".join([method.name, *values])
+
+
+def raters_not_chosen(at_work, text, before_image):
+    """MACs of the rows that the bound has and the engine has not."""
+    chosen = at_work.language.raters.number.shape[1]
+    rows = sum(at_work.ledger.lengths[0, above].item() for above in {layer - 1 for layer in at_work.llm.before})
+    return (text - before_image - chosen) * rows * 64
+
+
 @pytest.mark.parametrize("before_image", [0, 2])
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", VARIANTS, ids=title)
 @torch.no_grad()
 def test_count_is_what_runs(method, before_image):
     model, inputs = small(vit_layers=8, llm_layers=6), prompt()
@@ -54,17 +90,19 @@ def test_count_is_what_runs(method, before_image):
     cache = DynamicCache(config=model.config.text_config)
     model.set_attn_implementation("eager")  # FlopCounterMode counts the CPU's fused attention as 0
     with attached(model, method) as at_work:
-        stages = method.stages(at_work.parts.shape)
         with FlopCounterMode(display=False) as counter:
             model(**inputs, past_key_values=cache)
-        counted = count(model, at_work.ledger.tokens.image(0), 5, stages=stages, before_image=before_image)
-        assert counter.get_total_flops() == counted.total("flops")
+        ledger = at_work.ledger
+        assert int(ledger.text) == 5 + method.inserts_pseudo_cls
+        counted = count(model, ledger.tokens.image(0), int(ledger.text), method=method, before_image=before_image)
+        unchosen = 2 * raters_not_chosen(at_work, 5, before_image) if at_work.rated else 0
+        assert counter.get_total_flops() == counted.total("flops") - unchosen
         with FlopCounterMode(display=False) as counter:
             model(input_ids=torch.tensor([[1]]), past_key_values=cache)
         assert counter.get_total_flops() == counted.per_decoded_token("flops")
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", VARIANTS, ids=title)
 def test_latency_steps_are_those_of_generate_under_attach(method):
     model, inputs, logits = small(vit_layers=8, llm_layers=6), prompt(), []
     with attached(model, method):
@@ -78,7 +116,7 @@ def test_latency_steps_are_those_of_generate_under_attach(method):
 
 
 def test_a_method_without_own_products_has_no_extra():
-    assert count(small(), tokens([16] * 3, [16] * 3), 5, stages=()).extra == {}
+    assert count(small(), tokens([16] * 3, [16] * 3), 5, method=method("full")).extra == {}
 
 
 def test_clip_text_encoder_of_llava():
@@ -88,7 +126,8 @@ def test_clip_text_encoder_of_llava():
     per_layer = 77 * (4 * 768 * 768 + 2 * 768 * 3072) + 2 * 77 * 77 * 768
     macs = clip_text(768, 3072, 12, 12, 768, 77)
     assert macs == 12 * per_layer + 77 * 768 * 768
-    ivtp = method("ivtp", tokens=64)
     lengths = tokens([576] * 23, [128] * 32)
-    stages = ivtp.stages(shape_of_config(LLAVA_7B))
-    assert count(LLAVA_7B, lengths, 512, stages=stages, text_encoder=encoder).extra["text encoder"] == macs
+    assert (
+        count(LLAVA_7B, lengths, 512, method=method("ivtp", tokens=64), text_encoder=encoder).extra["text encoder"]
+        == macs
+    )
