@@ -1,5 +1,6 @@
 """What the README shows works as it is shown."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -18,10 +19,15 @@ def block(language: str) -> str:
 
 def test_the_library_example_runs(capsys):
     exec(compile(block("python"), "README.md", "exec"), {})
-    assert (
-        "Realised(vit=[[512, 448, 384, 320, 256, 192, 128, 64]], llm=[[64, 64, 64, 64, 64, 64]])"
-        in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    vit, llm = [[576, 352, 352, 352, 128, 128, 128, 128]], [[128, 96, 96, 96, 64, 64]]
+    assert f"Realised(vit={vit}, llm={llm})" in printed
+    assert "[Guide(question='what color is the circle?', spans=" in printed
+
+
+def test_the_schedule_example_says_what_it_prints():
+    example = doctest.DocTestParser().get_doctest(block("pycon"), {}, "README.md", None, 0)
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_the_sweep_example_is_one(tmp_path):
