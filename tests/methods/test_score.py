@@ -1,116 +1,155 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
 
-from methods import method
-from methods.interface import Reading, Words
-from methods.score import activation_weighted, cls_similarity, map_relevance, relevance, rollout_row
+from methods.reduce import keep_top
+from methods.score import activation_weighted, cls_similarity, map_relevance, outliers, product, relevance, rollout_row
+from tests.methods import naive
 
-
-def row_stochastic(*shape: int) -> torch.Tensor:
-    return torch.rand(*shape, dtype=torch.float64).softmax(dim=-1)
-
-
-def full_rollout(layers: list[torch.Tensor], *, renormalise: bool) -> torch.Tensor:
-    """Eq. 3 as written: N×N matrices, the later layer on the left."""
-    rolled = layers[0]
-    for attention in layers[1:]:
-        step = attention + torch.eye(attention.shape[-1], dtype=attention.dtype)
-        rolled = (step / 2 if renormalise else step) @ rolled
-    return rolled
+FIRST = torch.tensor([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]])
+SECOND = torch.tensor([[[0.5, 0.5, 0.0], [0.25, 0.25, 0.5], [1.0, 0.0, 0.0]]])
+TOP = torch.tensor([[0.0, 0.5, 0.5]])  # CLS's row of the group's last layer
+CLS = torch.tensor([[1.0, 0.0, 0.0]])
 
 
-def test_rollout_on_paper():
-    first = torch.tensor([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]])
-    top = torch.tensor([[0.0, 0.5, 0.5]])  # CLS's row of the second layer
-    source = torch.tensor([[1.0, 0.0, 0.0]])
-    # (row + e_cls)·first = 1·[.5 .25 .25] + .5·[0 1 0] + .5·[0 .5 .5]
-    assert rollout_row(top, [first], source).tolist() == [[0.5, 1.0, 0.5]]
-    assert rollout_row(top, [], source).tolist() == top.tolist()
+@pytest.mark.parametrize(
+    ("lower", "identity", "expected"),
+    [
+        ([], False, [0.0, 0.5, 0.5]),
+        ([], True, [1.0, 0.5, 0.5]),
+        # (top + e)·A = 1·[.5 .25 .25] + .5·[0 1 0] + .5·[0 .5 .5]
+        ([FIRST], False, [0.5, 1.0, 0.5]),
+        # (top + e)·(A + I) = [.5 1 .5] + [1 .5 .5]
+        ([FIRST], True, [1.5, 1.5, 1.0]),
+        # row = (top + e)·(A₂ + I) = [.5 + .125 + .5, .5 + .125, .25] + [1 .5 .5] = [2.125 1.125 .75]
+        # row·A₁ = [1.0625, .53125 + 1.125 + .375, .53125 + .375]
+        ([FIRST, SECOND], False, [1.0625, 2.03125, 0.90625]),
+        # row·(A₁ + I) = [1.0625 2.03125 .90625] + [2.125 1.125 .75]
+        ([FIRST, SECOND], True, [3.1875, 3.15625, 1.65625]),
+    ],
+)
+def test_rollout_on_paper(lower, identity, expected):
+    assert rollout_row(TOP, lower, CLS, identity=identity).tolist() == [expected]
 
 
+def row_stochastic(seed: int, layers: int, B: int, M: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(layers, B, M, M, generator=generator, dtype=torch.float64).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("identity", [False, True])
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
-def test_one_row_of_the_rollout_equals_the_row_of_the_full_product(layers):
-    torch.manual_seed(0)
-    stack = [row_stochastic(2, 7, 7) for _ in range(layers)]
+def test_one_row_of_the_rollout_equals_the_row_of_the_full_product(layers, identity):
+    stack = row_stochastic(layers, layers, 2, 7)
     source = torch.zeros(2, 7, dtype=torch.float64)
     source[:, 3] = 1
-    row = rollout_row(stack[-1][:, 3], stack[:-1], source)
-    for sample in range(2):
-        whole = full_rollout([attention[sample] for attention in stack], renormalise=False)
-        torch.testing.assert_close(row[sample], whole[3])
+    row = rollout_row(stack[-1][:, 3], list(stack[:-1]), source, identity=identity)
+    for b in range(2):
+        assert_close(row[b].tolist(), naive.rollout(stack[:, b].tolist(), 3, identity=identity))
 
 
-def test_renormalising_the_rollout_cannot_change_the_score():
-    torch.manual_seed(1)
-    stack = [row_stochastic(9, 9) for _ in range(4)]
-    norm = torch.rand(1, 8, dtype=torch.float64)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_renormalising_the_rows_of_the_rollout_changes_no_score_and_no_rank(seed, layers, identity):
+    stack = row_stochastic(seed, layers, 1, 9)[:, 0].tolist()
+    norm = torch.rand(1, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     plain, renormalised = (
-        activation_weighted(full_rollout(stack, renormalise=flag)[None, 0, 1:], norm) for flag in (False, True)
+        activation_weighted(torch.tensor([naive.rollout(stack, 0, identity=identity, renormalise=flag)[1:]]), norm)
+        for flag in (False, True)
     )
-    torch.testing.assert_close(plain, renormalised)
+    assert_close(plain.float(), renormalised.float())
+    for n in range(1, 9):
+        assert torch.equal(keep_top(plain, n).index, keep_top(renormalised, n).index)
 
 
 def test_activation_weighted_is_eq_4():
+    # .5·1 = .25·2 = .5 and .25·4 = 1, which sum to 2
     score = activation_weighted(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[1.0, 4.0, 2.0]]))
     assert score.tolist() == [[0.25, 0.5, 0.25]]
 
 
-def test_cls_similarity_by_loops():
+def test_a_product_too_small_for_a_float_still_ranks():
+    rows = torch.tensor([[[1e-3, 2e-3, 4e-3]]]).expand(1, 23, 3)  # 1e-69, 2²³ as much, 4²³ as much
+    assert_close(product(rows), torch.tensor([[4.0**-23, 2.0**-23, 1.0]]), rtol=1e-3, atol=0)
+    assert product(torch.tensor([[[0.0, 0.5], [0.5, 0.5]]]))[0, 0] < 1e-30  # and nothing is not a number
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        # quartiles 3 and 7, so beyond 7 + 1.5·4 = 13
+        ([1, 2, 3, 4, 5, 6, 7, 8, 14], [8]),
+        ([1, 2, 3, 4, 5, 6, 7, 8, 13], []),
+        # quartiles 4 and 8, so beyond 14
+        ([14, 2, 3, 4, 5, 6, 7, 8, 15], [8]),
+        # between tokens: 1 + .75·1 = 1.75 and 3 + .25·1 = 3.25, so beyond 3.25 + 2.25 = 5.5
+        ([1, 2, 3, 5.4], []),
+        ([0.25] * 8, []),
+    ],
+)
+def test_outliers_are_beyond_one_and_a_half_interquartile_ranges(scores, expected):
+    assert outliers(torch.tensor([scores], dtype=torch.float32))[0].nonzero().flatten().tolist() == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 64), min_size=9, max_size=9), min_size=1, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_outliers_are_those_by_numpys_percentiles(scores):
+    assert outliers(torch.tensor(scores, dtype=torch.float32)).tolist() == [naive.outliers(each) for each in scores]
+
+
+def test_cosines_by_loops():
     torch.manual_seed(2)
     x, cls = torch.randn(2, 5, 4), torch.randn(2, 4)
     score = cls_similarity(x, cls)
     for b in range(2):
-        for i in range(5):
-            expected = (x[b, i] @ cls[b]) / (x[b, i].norm() * cls[b].norm())
-            torch.testing.assert_close(score[b, i], expected)
-
-
-def test_relevance_maps_by_character_overlap_where_the_tokenizers_split_differently():
-    # "a skateboard"; the LLM: a | skate | board, CLIP: a | sk | ateboard
-    llm = [(0, 1), (2, 7), (7, 12)]
-    clip = [(0, 1), (2, 4), (4, 12)]
-    mapped = map_relevance(torch.tensor([0.1, 0.2, 0.6]), clip, llm)
-    torch.testing.assert_close(mapped, torch.tensor([0.1, 0.4, 0.6]))
-
-
-def test_relevance_beyond_clips_context_is_minus_infinity():
-    assert map_relevance(torch.tensor([0.5]), [(0, 3)], [(0, 3), (4, 7)]).tolist() == [0.5, -torch.inf]
-    assert map_relevance(torch.empty(0), [], [(0, 3)]).tolist() == [-torch.inf]
-    assert map_relevance(torch.tensor([0.5]), [(0, 3)], []).tolist() == []
+        expected = torch.tensor(naive.relevance(x[b].tolist(), cls[b].tolist()))
+        assert_close(score[b], expected)
+        assert_close(relevance(x[b], cls[b]), expected)
 
 
 def test_relevance_is_a_cosine():
-    torch.testing.assert_close(
-        relevance(torch.tensor([[3.0, 4.0], [0.0, -2.0]]), torch.tensor([0.0, 5.0])), torch.tensor([0.8, -1.0])
-    )
-
-
-def words(cosines: list[float]) -> Words:
-    """Two-dimensional CLIP features with the given cosines to the CLS; embeddings are powers of two."""
-    features = torch.tensor([[c, (1 - c * c) ** 0.5] for c in cosines])
-    spans = [(2 * i, 2 * i + 1) for i in range(len(cosines))]
-    return Words(
-        embeddings=torch.tensor([[2.0**i] for i in range(len(cosines))]),
-        spans=spans,
-        projected_cls=torch.tensor([-7.0]),
-        clip=Reading(features=features, spans=spans, cls=torch.tensor([1.0, 0.0]), lift=lambda joint: joint[..., :1]),
-    )
+    assert_close(relevance(torch.tensor([[3.0, 4.0], [0.0, -2.0]]), torch.tensor([0.0, 5.0])), torch.tensor([0.8, -1]))
 
 
 @pytest.mark.parametrize(
-    ("threshold", "expected"),
+    ("llm", "clip", "expected"),
     [
-        (0.15, (2.0 + 4.0) / 2),  # the second and third word
-        (0.35, 4.0),  # the third alone
-        (0.5, -7.0),  # Eq. 8's fallback: none is relevant, so the visual CLS
-        (-1.0, (1.0 + 2.0 + 4.0) / 3),
+        # "a skateboard"; the LLM: a | skate | board, CLIP: a | sk | ateboard
+        ([(0, 1), (2, 7), (7, 12)], [(0, 1), (2, 4), (4, 12)], [0.1, (0.2 + 0.6) / 2, 0.6]),
+        # the LLM: a | skateboard, CLIP: a | sk | ateboard: each CLIP token counts once, whatever its length
+        ([(0, 1), (2, 12)], [(0, 1), (2, 4), (4, 12)], [0.1, (0.2 + 0.6) / 2]),
+        # the LLM takes the space in, CLIP does not: a␣ | skate | board; spans that only touch do not overlap
+        ([(0, 2), (2, 7), (7, 12)], [(0, 1), (2, 7), (7, 12)], [0.1, 0.2, 0.6]),
+        # one LLM token over all three
+        ([(0, 12)], [(0, 1), (2, 4), (4, 12)], [(0.1 + 0.2 + 0.6) / 3]),
+        # the last is beyond CLIP's context
+        ([(0, 1), (13, 15)], [(0, 1), (2, 4), (4, 12)], [0.1, -math.inf]),
     ],
 )
-def test_pseudo_cls_is_eq_8(threshold, expected):
-    ivtp = method("ivtp", tokens=64, threshold=threshold)
-    assert ivtp.guide(words([0.1, 0.2, 0.4])).state.tolist() == [pytest.approx(expected)]
+def test_relevance_maps_by_character_overlap_where_the_tokenizers_split_differently(llm, clip, expected):
+    assert_close(map_relevance(torch.tensor([0.1, 0.2, 0.6]), clip, llm), torch.tensor(expected))
 
 
-def test_pseudo_cls_without_a_question_is_the_visual_cls():
-    empty = words([0.9])._replace(embeddings=torch.empty(0, 1), spans=[])
-    assert method("ivtp", tokens=64).guide(empty).state.tolist() == [-7.0]
+def test_relevance_without_a_token_on_either_side():
+    assert map_relevance(torch.empty(0), [], [(0, 3)]).tolist() == [-math.inf]
+    assert map_relevance(torch.tensor([0.5]), [(0, 3)], []).tolist() == []
+
+
+@st.composite
+def tokenized(draw):
+    """A text of 20 characters cut at random, some of the pieces left out."""
+    ends = [0, *sorted(draw(st.sets(st.integers(1, 19)))), 20]
+    return [span for span in pairwise(ends) if draw(st.booleans())]
+
+
+@given(tokenized(), tokenized(), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_relevance_maps_as_character_by_character(llm, clip, random):
+    scores = [random.uniform(-1, 1) for _ in clip]
+    expected = torch.tensor(naive.map_relevance(scores, clip, llm))
+    assert_close(map_relevance(torch.tensor(scores), clip, llm), expected)
