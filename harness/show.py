@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,8 +23,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from harness.errors import VtbenchError
-from harness.lmms.model import VtBench
 from harness.model.attach import attach
+from harness.model.guide import Span, question
 from harness.model.ledger import Ledger
 from harness.model.load import RANDOM, shape_of
 from harness.reading import suggest
@@ -32,6 +32,9 @@ from harness.spec import method_axes
 from harness.store import write_atomically
 from methods import METHODS
 from methods.interface import Method, Need, Shape
+
+if TYPE_CHECKING:
+    from harness.lmms.model import VtBench
 
 FORMATS = (".png", ".pdf", ".svg")
 NARROWEST = 100  # the processor makes the shorter side the tower's: a thread of an image would become huge
@@ -44,7 +47,6 @@ PANEL, GAP, LINE = 2.3, 0.22, 0.165  # inches: a picture's side, the space aroun
 LINES = 8  # of a text at most
 INK, PALE, MARK = "#000000", "#555555", "#F7D58B"  # a mark is a light tint of Okabe and Ito's orange
 
-Span = tuple[int, int]
 Word = list[tuple[str, bool]]  # its characters, and which of them are marked
 
 
@@ -63,14 +65,14 @@ class Panel(NamedTuple):
     merged: bool
     kept: Tensor  # the patches at which the last LLM layer's tokens stand
     answer: str
-    question: str
-    spans: list[Span]
+    question: str  # as the tokenizer reads it
+    spans: list[Span]  # character ranges of it that guide
     note: str
 
 
 def show(
     image: Path,
-    question: str,
+    ask: str,
     methods: list[str],
     out: Path,
     *,
@@ -90,17 +92,19 @@ def show(
         raise VtbenchError(f"{out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
     if out.exists() and image.exists() and out.samefile(image):
         raise VtbenchError(f"{out}: is the image itself")
-    if not question.strip():
+    if not ask.strip():
         raise VtbenchError("--question: is empty")
     picture = open_image(image)
     shape = shape_of(model)
     asked = [read_method(text, tokens, shape) for text in ("full", *methods)]
     if model in RANDOM and model != "random:pocket":  # told before its weights are made
         raise VtbenchError(f"--model: {model!r} has no processor, so it cannot answer; it serves for costs only")
+    from harness.lmms.model import VtBench  # takes seconds, a mistake need not wait for it
+
     reads_clip = any(each.method.reads_clip for each in asked)
     lm = VtBench(model, asked[0].method, seed=seed, text_encoder=text_encoder if reads_clip else None)
-    inputs = lm.inputs([lm.prompt(question, 1)], [picture])
-    panels = [look(lm, each, inputs, question) for each in asked]
+    inputs = lm.inputs([lm.prompt(ask, 1)], [picture])
+    panels = [look(lm, each, inputs) for each in asked]
     seen = unnormalised(inputs["pixel_values"][0], lm.loaded.processor.image_processor)
     figure = draw(seen, panels, lm.loaded.model.config.vision_config.patch_size, f"Model: {model}.")
     kind = out.suffix.lower()[1:]
@@ -133,7 +137,7 @@ def read_method(text: str, tokens: int | None, shape: Shape) -> Asked:
     method = METHODS[name](**complete)
     with axes.blame():
         method.stages(shape)
-    return Asked(" ".join([name, *(pair.replace("=", " ") for pair in given.split(",") if pair)]), method)
+    return Asked(", ".join([name, *(pair.replace("=", " ") for pair in given.split(",") if pair)]), method)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -152,7 +156,9 @@ def open_image(path: Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise VtbenchError(f"{path}: is too large; allowed are {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise what they like at a damaged file
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        reason = ((getattr(error, "strerror", None) or "").lower() or str(error) or type(error).__name__).splitlines()[
+            0
+        ]
         raise VtbenchError(f"{path}: cannot be read: {reason}") from None
     if mode[0] in "IF":  # Pillow would clip them to white
         raise VtbenchError(f"{path}: has more than 8 bits a channel ({mode}); allowed are 8")
@@ -162,8 +168,8 @@ def open_image(path: Path) -> Image.Image:
     return picture
 
 
-def look(lm: VtBench, asked: Asked, inputs: Any, question: str) -> Panel:
-    """Have the model answer with the method attached, and note what it kept and by which words."""
+def look(lm: "VtBench", asked: Asked, inputs: Any) -> Panel:
+    """Have the model answer a prompt with the method attached, and note what it kept and by which words."""
     loaded, method = lm.loaded, asked.method
     tokenizer = loaded.processor.tokenizer
     with (
@@ -175,15 +181,16 @@ def look(lm: VtBench, asked: Asked, inputs: Any, question: str) -> Panel:
     ledger = attached.ledger
     (kept,) = ledger.kept
     size = ledger.frames[-1].size[0]
-    guided = ledger.guides[0] if ledger.guides else None
+    ids = inputs["input_ids"][0]
+    text, _, _ = question(tokenizer, ids[ids != loaded.model.config.image_token_id].tolist())
     return Panel(
         label=asked.label,
         tokens=len(kept),
         merged=bool(((size != 0) & (size != 1)).any()),
         kept=kept.cpu(),
         answer=answer.strip(),
-        question=guided.question if guided else question,
-        spans=guided.spans if guided else [],
+        question=text,
+        spans=ledger.guides[0].spans if ledger.guides else [],
         note=_note(method, loaded.shape, ledger),
     )
 
@@ -222,7 +229,7 @@ def overlay(picture: NDArray[np.uint8], grid: NDArray[np.bool_]) -> NDArray[np.u
     """Return the picture [H, W, 3] with the patches that are not in the grid grey and pale."""
     p = len(picture) // len(grid)
     stays = grid.repeat(p, axis=0).repeat(p, axis=1)[:, :, None]
-    pale = (0.25 * picture @ np.array([0.299, 0.587, 0.114]) + 0.75 * 255).round().astype(np.uint8)[:, :, None]
+    pale = (0.35 * picture @ np.array([0.299, 0.587, 0.114]) + 0.65 * 255).round().astype(np.uint8)[:, :, None]
     return np.where(stays, picture, pale)
 
 
@@ -322,8 +329,8 @@ def draw(picture: NDArray[np.uint8], panels: list[Panel], patch: int, caption: s
             (note, note.lines(words(tokens, []), PANEL)),
         ]
         under = [
-            (plain, plain.lines(words(f"answer: {panel.answer or '(empty)'}", []), PANEL, 3)),
             (plain, plain.lines(words(panel.question, panel.spans), PANEL)),
+            (plain, plain.lines(words(f"answer: {panel.answer or '(empty)'}", []), PANEL, 3)),
             (note, note.lines(words(panel.note, []), PANEL)),
         ]
         texts.append((over, under))
@@ -360,7 +367,9 @@ def draw(picture: NDArray[np.uint8], panels: list[Panel], patch: int, caption: s
             grid = kept_grid(panel.kept, side)
             axes = figure.add_axes((x / width, 1 - (at + PANEL) / total, PANEL / width, PANEL / total))
             axes.imshow(overlay(picture, grid), interpolation="none", extent=(0, side, side, 0))
-            axes.add_collection(LineCollection(borders(grid), colors=INK, linewidths=0.4, capstyle="projecting"))
+            axes.add_collection(
+                LineCollection(borders(grid), colors=INK, linewidths=0.4, capstyle="projecting", clip_on=False)
+            )
             axes.set_axis_off()
             at += PANEL + GAP / 4
             for kind, lines in under:
