@@ -87,7 +87,7 @@ class Trial(_Frozen):
         words = [self.method]
         for name, value in self.parameters.items():
             if name == "tokens":
-                words.insert(1, str(value))
+                words.insert(1, "adaptive" if value is None else str(value))
             elif value != defaults[name]:
                 words.append(f"{name}={value}")
         return f"{' '.join(words)} on {self.task}"

@@ -48,6 +48,19 @@ def test_a_cell_that_the_grid_holds_twice_comes_once(tmp_path):
     ]
 
 
+def test_a_method_s_own_tokens_replace_the_file_s_and_null_is_adaptive(tmp_path):
+    text = "tokens: [16, 64]\nmethods: [prumerge, {prumerge: {tokens: null}}, {prumerge+: {tokens: [null, 36]}}]\n"
+    assert [trial.label for trial in sweep(tmp_path, BASE + text).trials()] == [
+        "prumerge 16 on pocketvqa",
+        "prumerge 64 on pocketvqa",
+        "prumerge adaptive on pocketvqa",
+        "prumerge+ adaptive on pocketvqa",
+        "prumerge+ 36 on pocketvqa",
+    ]
+    alone = only(tmp_path, "methods: prumerge\n")
+    assert alone.label == "prumerge adaptive on pocketvqa" and alone.parameters["tokens"] is None
+
+
 def test_the_name_is_the_file_s_unless_given(tmp_path):
     assert sweep(tmp_path, BASE + "methods: full\n").name == "x"
     assert sweep(tmp_path, BASE + "methods: full\nname: other\n").name == "other"

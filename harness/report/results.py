@@ -29,8 +29,18 @@ class Row:
 
     @property
     def tokens(self) -> int | None:
-        """The nominal budget, None for the full model."""
+        """The nominal budget, None for the full model and a method that adapts to each image."""
         return self.parameters.get("tokens")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method has a budget and was given none."""
+        return "tokens" in self.parameters and self.tokens is None
+
+    @property
+    def budget(self) -> str:
+        """The nominal budget in words."""
+        return "adaptive" if self.adaptive else "all tokens" if self.tokens is None else f"{self.tokens} tokens"
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -113,7 +123,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
     order.sort(
         key=lambda row: (
             row.model,
-            row.tokens is not None,
+            (row.method != "full") + row.adaptive,
             -(row.tokens or 0),
             row.method,
             str(row.parameters),

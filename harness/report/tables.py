@@ -141,11 +141,10 @@ def main_table(results: Results, compared: Compared) -> str:
     budget: object = ()
     for index in in_main_table(results):
         row = results.rows[index]
-        heading = "all tokens" if row.tokens is None else f"{row.tokens} tokens"
-        if (row.model, heading) != budget:
-            budget = (row.model, heading)
+        if (row.model, row.budget) != budget:
+            budget = (row.model, row.budget)
             models = {other.model for other in results.rows}
-            shown = f"{heading}, {text(row.model)}" if len(models) > 1 else heading
+            shown = f"{row.budget}, {text(row.model)}" if len(models) > 1 else row.budget
             lines.append([f"**{shown}**", *[""] * (len(header) - 1)])
         lines.append([label(results, row), *_cells(results, compared, index, list(names), divisor)])
     return table(header, lines)
@@ -213,7 +212,10 @@ def grids(results: Results, compared: Compared) -> list[Grid]:
         if pair is None or index not in compared.average:
             continue
         down, across = pair
-        words = [f"{row.method} at {row.tokens} tokens", *([row.model] if several_models else [])]
+        words = [
+            f"{row.method}{', ' if row.adaptive else ' at '}{row.budget}",
+            *([row.model] if several_models else []),
+        ]
         words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method] if key not in pair]
         words += [f"{key} {row.setting[key]}" for key in results.differing]
         title = ", ".join(words)
@@ -240,10 +242,11 @@ def grid_table(grid: Grid) -> str:
 
 def failure_list(results: Results) -> str:
     """Return the failed trials and why."""
-    lines = [
-        f"- {text(trial['method'])} {trial['parameters'].get('tokens', '')} on {text(trial['task'])}: {text(error)}"
-        for trial, error in results.failures
-    ]
+    lines = []
+    for trial, error in results.failures:
+        tokens = trial["parameters"].get("tokens", "")
+        budget = "adaptive" if tokens is None else tokens
+        lines.append(f"- {text(trial['method'])} {budget} on {text(trial['task'])}: {text(error)}")
     return "\n".join(lines) + "\n" if lines else ""
 
 

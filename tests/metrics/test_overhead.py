@@ -102,6 +102,24 @@ def test_count_is_what_runs(method, before_image):
         assert counter.get_total_flops() == counted.per_decoded_token("flops")
 
 
+@pytest.mark.parametrize(("name", "left"), [("prumerge", [4, 3, 4, 5, 3, 2]), ("prumerge+", [16, 9, 16, 16, 11, 5])])
+@torch.no_grad()
+def test_count_is_what_runs_however_many_tokens_an_image_keeps(name, left):
+    model, inputs = small(vit_layers=8, llm_layers=6), prompt()
+    model.set_attn_implementation("eager")
+    for weight in model.model.vision_tower.parameters():
+        weight.mul_(2.5)  # so that attention has outliers
+    found = []
+    for seed in range(6):
+        inputs["pixel_values"] = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        with attached(model, method(name)) as at_work, FlopCounterMode(display=False) as counter:
+            model(**inputs)
+        kept = at_work.ledger.tokens.image(0)
+        assert counter.get_total_flops() == count(model, kept, 5, method=method(name)).total("flops")
+        found.append(kept.llm[0])
+    assert found == left
+
+
 @pytest.mark.parametrize("method", VARIANTS, ids=title)
 def test_latency_steps_are_those_of_generate_under_attach(method):
     model, inputs, logits = small(vit_layers=8, llm_layers=6), prompt(), []

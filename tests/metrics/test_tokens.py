@@ -18,6 +18,7 @@ def test_means_over_samples():
         "mean_llm": 12.5 / 3,
     }
     assert realised(OBSERVATIONS, nominal=4).text == 6.5
+    assert realised(OBSERVATIONS, nominal=None).record()["nominal"] is None
 
 
 def test_images_of_a_sample_are_summed():

@@ -10,6 +10,7 @@ import yaml
 
 from harness import report
 from harness.errors import VtbenchError
+from harness.report import figures
 
 TASKS = ["pocketvqa_count", "pocketvqa_where"]
 QUALITY = {"full": 0.9, "topk": 0.8, "ivtp": 0.89}
@@ -38,14 +39,15 @@ def add(folder: Path, number: int, method: str, parameters: dict, *, right: floa
         "dtype": "float32",
         "attention": "sdpa",
     }
-    n = parameters.get("tokens", 576)
+    nominal = parameters.get("tokens", 576)
+    n = 41.5 if nominal is None else nominal
     record = {
         "id": f"{number:016x}",
         "trial": trial,
         "scores": {
             task: {"exact_match": float(samples.score[samples.task == task].mean()), "n": 100} for task in TASKS
         },
-        "tokens": {"nominal": n, "into_llm": float(n), "mean_llm": float(n), "llm": [n] * 6, "vit": [n] * 8},
+        "tokens": {"nominal": nominal, "into_llm": float(n), "mean_llm": float(n), "llm": [n] * 6, "vit": [n] * 8},
         "flops": {"tokens_basis": "every sample, then the mean", "total": {"flops": 10**9 + 10**6 * n}}
         if measured
         else None,
@@ -287,3 +289,25 @@ def test_a_grid_of_three_parameters_is_one_table_for_each_value_of_the_third(tmp
         add(folder, number, "ivtp", parameters, right=0.9)
     markdown = report.write(folder, tmp_path / "reports").read_text()
     assert markdown.count("### ivtp at 64 tokens, layers ") == 2
+
+
+def test_a_method_that_adapts_has_a_heading_of_its_own_and_stands_at_its_realised_tokens(tmp_path, monkeypatch):
+    folder, places = tmp_path / "mine", []
+    for number, (method, parameters) in enumerate(
+        [("full", {}), ("prumerge", {"tokens": None}), ("prumerge", {"tokens": 64}), ("topk", {"tokens": 16})]
+    ):
+        add(folder, number, method, parameters, right=0.9)
+    failed = folder / ("f" * 16)
+    failed.mkdir()
+    trial = {"method": "prumerge+", "parameters": {"tokens": None}, "task": "pocketvqa"}
+    (failed / "trial.yaml").write_text(yaml.safe_dump(trial))
+    (failed / "failure.json").write_text(json.dumps({"error": "no", "traceback": ""}))
+    draw = figures.Axes.errorbar
+    monkeypatch.setattr(figures.Axes, "errorbar", lambda axes, x, *a, **k: places.extend(x) or draw(axes, x, *a, **k))
+    markdown = report.write(folder, tmp_path / "reports").read_text()
+    headings = [line.split("**")[1] for line in markdown.splitlines() if line.startswith("| **")]
+    assert headings == ["all tokens", "64 tokens", "16 tokens", "adaptive"]
+    last = [line for line in markdown.splitlines() if line.startswith("| prumerge |")][-1]
+    assert last.endswith("| 42 / 42 |")
+    assert "- prumerge+ adaptive on pocketvqa: no" in markdown
+    assert any(place == pytest.approx(41.5, rel=0.1) for place in places)
