@@ -21,29 +21,26 @@ MARKERS = "os^Dv*Xp"
 
 
 def accuracy_tokens(results: Results, compared: Compared, path: Path) -> None:
-    """Draw accuracy against the nominal budget."""
-    budgets = sorted({row.tokens for row in results.rows if row.tokens is not None})
-    figure, axes = _axes("visual tokens (nominal budget)")
-    methods = sorted({row.method for row in results.rows})
-    apart = {method: 2 ** (0.05 * (number - len(methods) / 2)) for number, method in enumerate(methods)}
-    # Side by side, so that the intervals at one budget can be told apart.
-    _curves(
-        axes, results, compared, {i: row.tokens * apart[row.method] for i, row in enumerate(results.rows) if row.tokens}
-    )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(budgets)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _save(figure, axes, path)
+    """Draw accuracy against the nominal budget, of a method without one against its mean tokens in the LLM."""
+    place = {
+        i: tokens
+        for i, row in enumerate(results.rows)
+        if row.method != "full" and (tokens := row.tokens or row.mean("tokens", "mean_llm"))
+    }
+    figure, panels = _curves(results, compared, place, "visual tokens (nominal budget)", apart=0.05)
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    _write(figure, path)
 
 
 def accuracy_flops(results: Results, compared: Compared, path: Path) -> None:
     """Draw accuracy against the FLOPs of a prefill."""
     unit, divisor = flops_unit(results)
-    figure, axes = _axes(f"{unit} of vision and prefill (convention flops)")
     costs = {i: cost / divisor for i, row in enumerate(results.rows) if (cost := row.mean("flops", "total", "flops"))}
-    _curves(axes, results, compared, costs)
-    _save(figure, axes, path)
+    figure, _ = _curves(results, compared, costs, f"{unit} of vision and prefill (convention flops)")
+    _write(figure, path)
 
 
 def heat_map(grid: Grid, path: Path) -> None:
@@ -66,15 +63,6 @@ def heat_map(grid: Grid, path: Path) -> None:
     _write(figure, path)
 
 
-def _axes(xlabel: str) -> tuple[plt.Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("average score over tasks (%)")
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _line(results: Results, row: Row) -> str:
     """Return the name of a row's line: everything that differs in the sweep but the budget."""
     words = [row.method, *([row.model] if len({other.model for other in results.rows}) > 1 else [])]
@@ -82,46 +70,69 @@ def _line(results: Results, row: Row) -> str:
     return ", ".join([*words, *(f"{key} {row.setting[key]}" for key in results.differing)])
 
 
-def _curves(axes: Axes, results: Results, compared: Compared, place: dict[int, float]) -> None:
-    """Draw one line a method; the full model is a dashed line with its interval as a band."""
+def _curves(
+    results: Results, compared: Compared, place: dict[int, float], xlabel: str, apart: float = 0
+) -> tuple[plt.Figure, list[Axes]]:
+    """Draw one line a method; the full model is a dashed line with its interval as a band.
+
+    More lines than there are colours are drawn on several panels, the others behind each panel's own in grey. apart:
+    powers of two by which neighbours of one panel stand side by side, so that their intervals can be told apart.
+    """
     shown = [i for i in in_main_table(results) if i in compared.average]
-    styles = cycle(("--", ":", "-."))
+    lines: dict[str, list[int]] = {}
     for i in shown:
-        if results.rows[i].method == "full":
-            mean, low, high = (100 * value for value in compared.average[i])
-            axes.axhline(
-                mean, color="#555555", linestyle=next(styles), linewidth=1, label=_line(results, results.rows[i])
-            )
-            axes.axhspan(low, high, color="#555555", alpha=0.12, linewidth=0)
-            if i in place:
-                axes.plot([place[i]], [mean], color="#555555", marker="P", linestyle="none")
-    lines = {i: _line(results, results.rows[i]) for i in shown if results.rows[i].method != "full"}
-    for number, line in enumerate(sorted(set(lines.values()))):
-        points = sorted((place[i], *compared.average[i]) for i in lines if lines[i] == line and i in place)
-        if not points:
-            continue
-        xs, means, lows, highs = ([point[part] for point in points] for part in range(4))
-        means, lows, highs = ([100 * value for value in values] for values in (means, lows, highs))
-        errors = [
-            [m - low for m, low in zip(means, lows, strict=True)],
-            [h - m for m, h in zip(means, highs, strict=True)],
-        ]
-        axes.errorbar(
-            xs,
-            means,
-            yerr=errors,
-            label=line,
-            color=COLORS[number % len(COLORS)],
-            marker=MARKERS[(number + number // len(COLORS)) % len(MARKERS)],
-            capsize=2,
-            linewidth=1.5,
-            elinewidth=0.8,
-        )
+        if results.rows[i].method != "full" and i in place:
+            lines.setdefault(_line(results, results.rows[i]), []).append(i)
+    names = sorted(lines)
+    count = -(-len(names) // len(COLORS)) or 1
+    each = -(-len(names) // count) or 1
+    figure, grid = plt.subplots(
+        1, count, figsize=(8 if count == 1 else 4.6 * count, 4.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    panels: list[Axes] = list(grid[0])
+    panels[0].set_ylabel("average score over tasks (%)")
+    for number, axes in enumerate(panels):
+        axes.set_xlabel(xlabel)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _draw_full(axes, results, compared, [i for i in shown if results.rows[i].method == "full"], place)
+        own = names[number * each : (number + 1) * each]
+        for name in [name for name in names if name not in own]:
+            points = sorted((place[i], 100 * compared.average[i].mean) for i in lines[name])
+            axes.plot(*zip(*points, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
+        for index, name in enumerate(own):
+            beside = 2 ** (apart * (index - (len(own) - 1) / 2))
+            points = [(place[i] * beside, *compared.average[i]) for i in lines[name]]
+            _draw_line(axes, points, name, COLORS[index], MARKERS[index])
+        if count == 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        else:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+    return figure, panels
 
 
-def _save(figure: plt.Figure, axes: Axes, path: Path) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    _write(figure, path)
+def _draw_full(axes: Axes, results: Results, compared: Compared, rows: list[int], place: dict[int, float]) -> None:
+    for i, style in zip(rows, cycle(("--", ":", "-.")), strict=False):
+        mean, low, high = (100 * value for value in compared.average[i])
+        axes.axhline(mean, color="#555555", linestyle=style, linewidth=1, label=_line(results, results.rows[i]))
+        axes.axhspan(low, high, color="#555555", alpha=0.12, linewidth=0)
+        if i in place:
+            axes.plot([place[i]], [mean], color="#555555", marker="P", linestyle="none")
+
+
+def _draw_line(
+    axes: Axes, points: list[tuple[float, float, float, float]], label: str, color: str, marker: str
+) -> None:
+    """Draw points of a place, a mean and its interval."""
+    xs, *averages = zip(*sorted(points), strict=True)
+    means, lows, highs = ([100 * value for value in values] for values in averages)
+    errors = [
+        [mean - low for mean, low in zip(means, lows, strict=True)],
+        [high - mean for mean, high in zip(means, highs, strict=True)],
+    ]
+    axes.errorbar(
+        xs, means, yerr=errors, label=label, color=color, marker=marker, capsize=2, linewidth=1.5, elinewidth=0.8
+    )
 
 
 def _write(figure: plt.Figure, path: Path) -> None:
