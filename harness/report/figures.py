@@ -98,8 +98,8 @@ def _curves(
         _draw_full(axes, results, compared, [i for i in shown if results.rows[i].method == "full"], place)
         own = names[number * each : (number + 1) * each]
         for name in [name for name in names if name not in own]:
-            points = sorted((place[i], 100 * compared.average[i].mean) for i in lines[name])
-            axes.plot(*zip(*points, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
+            curve = sorted((place[i], 100 * compared.average[i].mean) for i in lines[name])
+            axes.plot(*zip(*curve, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
         for index, name in enumerate(own):
             beside = 2 ** (apart * (index - (len(own) - 1) / 2))
             points = [(place[i] * beside, *compared.average[i]) for i in lines[name]]
