@@ -63,7 +63,11 @@ class IVTP(IVTPV):
 
     def _tokens_into_llm(self, shape: Shape, vit_cuts: int, llm_cuts: int) -> int:
         if self.tokens_into_llm is not None:
-            check_budget(self.tokens_into_llm, shape)
+            if self.tokens_into_llm > shape.patches:
+                raise ValueError(
+                    f"tokens_into_llm: {self.tokens_into_llm} is not possible; "
+                    f"allowed are {self.tokens} to {shape.patches}"
+                )
             return self.tokens_into_llm
         if self.tokens < 128:
             return min(2 * self.tokens, shape.patches)

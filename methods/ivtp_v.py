@@ -31,7 +31,7 @@ class IVTPV(Method):
     identity: bool = False
 
     def __post_init__(self) -> None:
-        if self.group != "all" and self.group < 1:
+        if self.group != "all" and not (isinstance(self.group, int) and self.group >= 1):
             raise ValueError(f"group: {self.group} is not possible; allowed are 1 or more layers, and all")
         if self.start < 0:
             raise ValueError(f"start: {self.start} is not possible; allowed are 0 or more")
