@@ -44,9 +44,17 @@ def main(
     torch.manual_seed(seed)
     first = seed * 1_000_000
     tokenizer = clip_tokenizer(training_texts())
-    clip = train_vision.new_model(tokenizer)
+    clip, heads = train_vision.new_model(tokenizer), train_vision.Heads()
     train_vision.train(
-        clip, tokenizer, steps=foreground_steps, batch=48, patches=112, first=first, lr=0.02, folder=out / "foreground"
+        clip,
+        heads,
+        tokenizer,
+        steps=foreground_steps,
+        batch=48,
+        patches=112,
+        first=first,
+        lr=0.02,
+        folder=out / "foreground",
     )
     if not (out / "full" / "checkpoint.pt").exists():
         # Attention that was trained on 112 tokens dilutes over 576; sharper queries recover most of it at once.
@@ -54,7 +62,15 @@ def main(
             layer.self_attn.q_proj.weight.data.mul_(1.8)
             layer.self_attn.q_proj.bias.data.mul_(1.8)
     train_vision.train(
-        clip, tokenizer, steps=full_steps, batch=16, patches=576, first=first + 500_000, lr=0.008, folder=out / "full"
+        clip,
+        heads,
+        tokenizer,
+        steps=full_steps,
+        batch=16,
+        patches=576,
+        first=first + 500_000,
+        lr=0.008,
+        folder=out / "full",
     )
 
     words = llm_tokenizer()

@@ -23,6 +23,7 @@ from harness.pocket.tokenization import CONTEXT
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 ATTRIBUTES = {"color": tuple(COLORS), "shape": SHAPES, "size": SIZES, "letter": tuple(LETTERS)}
+MIDDLE = GRID * 5 / 2
 RELEVANCE_SCALE, RELEVANCE_THRESHOLD = 12.0, 0.2
 
 
@@ -32,19 +33,15 @@ def pixels(image: np.ndarray) -> Tensor:
 
 
 def patch_labels(seed: int, owners: np.ndarray) -> np.ndarray:
-    """Return [576, 4 + 2]: the class of each attribute (0 = nothing there) and the offset to the thing's centre."""
+    """Return [576, 4 + 2]: the class of each attribute (0 = nothing there) and the thing's centre in the picture."""
     things = scene(seed).things
     table = np.zeros((len(things) + 1, 6), np.float32)
     for row, thing in zip(table, things, strict=False):
         for column, (name, values) in enumerate(ATTRIBUTES.items()):
             value = getattr(thing, name)
             row[column] = 0 if value is None else 1 + values.index(value)
-        row[4:] = thing.x, thing.y
-    labels = table[owners]
-    centres = (np.arange(GRID) + 0.5) * 5
-    labels[:, 4] = (labels[:, 4] - np.tile(centres, GRID)) / 15
-    labels[:, 5] = (labels[:, 5] - np.repeat(centres, GRID)) / 15
-    return labels
+        row[4:] = (thing.x - MIDDLE) / 15, (thing.y - MIDDLE) / 15
+    return table[owners]
 
 
 class Pictures(Dataset[dict[str, Tensor]]):
@@ -117,12 +114,12 @@ def forward(model: CLIPModel, pixels: Tensor, seen: Tensor) -> tuple[Tensor, Ten
 
 
 class Heads(nn.Module):
-    """Linear readers of the features, for the loss only: attributes a patch and the offset to the thing's centre."""
+    """Linear readers of the features, for the loss only: a patch's attributes and where its thing's centre is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.attributes = nn.ModuleList([nn.Linear(WIDTH, 1 + len(values)) for values in ATTRIBUTES.values()])
-        self.offset = nn.Linear(WIDTH, 2)
+        self.centre = nn.Linear(WIDTH, 2)
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the dense loss and the foreground accuracy of each attribute [4]."""
@@ -135,8 +132,8 @@ class Heads(nn.Module):
             each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
             loss = loss + (each * weight).sum() / weight.sum()
             accuracy.append((logits.argmax(-1) == target)[there & (target > 0)].float().mean())
-        offset = (self.offset(features) - labels[..., 4:]).abs().mean(-1)
-        return loss + offset[there].mean(), torch.stack(accuracy).detach()
+        off = (self.centre(features) - labels[..., 4:]).abs().mean(-1)
+        return loss + off[there].mean(), torch.stack(accuracy).detach()
 
 
 def text_losses(model: CLIPModel, cls: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -184,6 +181,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 def train(
     model: CLIPModel,
+    heads: Heads,
     tokenizer: PreTrainedTokenizerFast,
     *,
     steps: int,
@@ -194,7 +192,6 @@ def train(
     folder: Path,
 ) -> None:
     """Train in place for so many steps on scenes from seed `first`; goes on from the checkpoint in `folder`."""
-    heads = Heads()
     trained = nn.ModuleDict({"model": model, "heads": heads})
     optimizer = optimizing.Optimizer(trained, muon=lr, adamw=lr / 8, is_matrix=lambda name: "encoder.layers" in name)
     begun = optimizing.resume(folder, trained, optimizer)
