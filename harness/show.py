@@ -86,12 +86,7 @@ def show(
     methods: `name` or `name:key=value,key=value`; tokens: the budget of those that set none.
     Errors: VtbenchError, before anything is written.
     """
-    if out.suffix.lower() not in FORMATS:
-        raise VtbenchError(f"{out}: {out.suffix or 'no extension'} is not possible; allowed are {', '.join(FORMATS)}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise VtbenchError(f"{out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
-    if out.exists() and image.exists() and out.samefile(image):
-        raise VtbenchError(f"{out}: is the image itself")
+    check_place(out, image)
     if not ask.strip():
         raise VtbenchError("--question: is empty")
     picture = open_image(image)
@@ -112,6 +107,19 @@ def show(
     try:
         with matplotlib.rc_context({"svg.hashsalt": "vtbench"}):
             write_atomically(out, lambda path: figure.savefig(path, format=kind, facecolor="white", metadata=metadata))
+    except OSError as error:
+        raise VtbenchError(f"{out}: {(error.strerror or str(error)).lower()}") from None
+
+
+def check_place(out: Path, image: Path) -> None:
+    """Refuse a place where the figure cannot go. Errors: VtbenchError."""
+    if out.suffix.lower() not in FORMATS:
+        raise VtbenchError(f"{out}: {out.suffix or 'no extension'} is not possible; allowed are {', '.join(FORMATS)}")
+    try:
+        if out.is_dir() or not out.parent.is_dir():
+            raise VtbenchError(f"{out}: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
+        if out.exists() and image.exists() and out.samefile(image):
+            raise VtbenchError(f"{out}: is the image itself")
     except OSError as error:
         raise VtbenchError(f"{out}: {(error.strerror or str(error)).lower()}") from None
 

@@ -239,6 +239,7 @@ def test_files_that_are_no_such_image(file, how, complaint):
         ({"--out": "kept.jpg"}, "{folder}/kept.jpg: .jpg is not possible; allowed are .png, .pdf, .svg"),
         ({"--out": "kept"}, "{folder}/kept: no extension is not possible; allowed are .png, .pdf, .svg"),
         ({"--out": "scene.png"}, "{folder}/scene.png: is the image itself"),
+        ({"--out": "k" * 300 + ".png"}, "{folder}/" + "k" * 300 + ".png: file name too long"),
         ({"--question": " "}, "--question: is empty"),
         ({"--method": "fastv"}, "--method.fastv.tokens: a mean of 64 is not possible after 2 of 6 layers"),
         ({"--model": "pockets"}, "'pockets' is not a model; did you mean pocket?"),
