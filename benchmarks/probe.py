@@ -8,6 +8,7 @@ Weights are random, of LLaVA-1.5-7B's widths; batch 1, a prefill. What the numbe
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlavaForConditionalGeneration
 
@@ -120,8 +121,8 @@ def build(widths: Widths, layers: int, device: torch.device) -> LlavaForConditio
     return model.eval()
 
 
-def vit_variants(model: Any, layers: int) -> tuple[int, Variants]:
-    """Return how many layers eager attention gives, and the ways to run the ViT."""
+def vit_variants(model: Any, layers: int) -> Variants:
+    """Return the ways to run the ViT."""
     tower = model.model.vision_tower
     side = tower.config.image_size
     pixels = torch.randn(1, 3, side, side, device=model.device, dtype=model.dtype)
@@ -133,7 +134,7 @@ def vit_variants(model: Any, layers: int) -> tuple[int, Variants]:
             yield run
 
     every = tuple(range(1, layers + 1))
-    return layers, {
+    return {
         "plain": partial(_plain, run),
         "row": partial(probed, every, frozenset({"cls_row"})),
         "rollout": partial(probed, every[-1:], frozenset({"cls_rollout", "value_norm"})),
@@ -141,8 +142,8 @@ def vit_variants(model: Any, layers: int) -> tuple[int, Variants]:
     }
 
 
-def llm_variants(model: Any, layers: int, tokens: int) -> tuple[int, Variants]:
-    """Return how many layers eager attention gives, and the ways to run the LLM on so many tokens.
+def llm_variants(model: Any, layers: int, tokens: int) -> Variants:
+    """Return the ways to run the LLM on so many tokens.
 
     The prompt's text but its last token stands before the image, where a rollout of the image has to go through it.
     """
@@ -176,9 +177,10 @@ def llm_variants(model: Any, layers: int, tokens: int) -> tuple[int, Variants]:
             yield call
 
     every = tuple(range(1, layers + 1))
-    return layers + 1, {
+    return {
         "plain": plain,
         "row": partial(probed, every, frozenset({"last_row"})),
+        "rider": partial(probed, every[-1:], frozenset({"cls"})),
         "rollout": partial(probed, every[-1:], frozenset({"rider_rollout", "value_norm"})),
         "eager": eager,
     }
@@ -247,42 +249,80 @@ def peak_bytes(device: torch.device, call: Call) -> int:
     return int(held.max())
 
 
-def probe(
-    tower: str, width: int, tokens: int, layers: int, eager_layers: int, variants: Variants, device: torch.device,
-    repeats: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Run the variants by turns, the order of a round being the last one's reverse, and compare each with plain.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One tower on so many tokens, the ways to run it, and what was found."""
 
-    Both extras are of `layers` layers: eager's, which takes every layer there is, is scaled down. The first round warms
-    up and gives the peaks.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    peaks = {}
-    for turn in range(1 + repeats):
-        for name in list(variants)[:: 1 if turn % 2 else -1]:
-            with variants[name]() as call, device_to_itself(device):
+    tower: str
+    width: int
+    tokens: int
+    layers: int  # probed
+    eager_layers: int  # whose attention eager gives
+    variants: Variants
+    peaks: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def note_peaks(self, device: torch.device) -> None:
+        """Measure every variant's peak."""
+        for name, variant in self.variants.items():
+            with variant() as call:
+                self.peaks[name] = peak_bytes(device, call)
+
+    def note_seconds(self, device: torch.device, repeats: int) -> None:
+        """Time the variants by turns, a round's order being the reverse of the last one's; the first round warms up."""
+        for turn in range(1 + repeats):
+            for name in list(self.variants)[:: 1 if turn % 2 else -1]:
+                with self.variants[name]() as call, device_to_itself(device):
+                    seconds = timed(device, call)
                 if turn:
-                    seconds[name].append(timed(device, call))
-                else:
-                    peaks[name] = peak_bytes(device, call)
-    share = layers / eager_layers
-    plain = np.array(seconds["plain"])
-    extra = {name: np.array(taken) - plain for name, taken in seconds.items() if name != "plain"}
-    extra_bytes = {name: peak - peaks["plain"] for name, peak in peaks.items() if name != "plain"}
-    whole = float(np.median(extra["eager"])) * share
-    return {
-        "tower": tower,
-        "width": width,
-        "tokens": tokens,
-        "layers": layers,
-        "eager_layers": eager_layers,
-        "seconds": {name: spread(tuple(taken)) for name, taken in seconds.items()},
-        "extra_seconds": {name: spread(tuple(taken.tolist())) for name, taken in extra.items()},
-        "peak_bytes": peaks,
-        "extra_bytes": extra_bytes,
-        "time_ratio": {name: spread(tuple((extra[name] / whole).tolist())) for name in ("row", "rollout")},
-        "bytes_ratio": {name: extra_bytes[name] / (extra_bytes["eager"] * share) for name in ("row", "rollout")},
-    }
+                    self.seconds[name].append(seconds)
+
+    def record(self) -> dict[str, Any]:
+        """Return what was found, with the ratios.
+
+        Both extras are of `layers` layers: eager's, which takes every layer there is, is scaled down. A round's time is
+        compared with the same round's plain run, and eager's with its median over the rounds.
+        """
+        share = self.layers / self.eager_layers
+        plain = np.array(self.seconds["plain"])
+        extra = {name: np.array(taken) - plain for name, taken in self.seconds.items() if name != "plain"}
+        extra_bytes = {name: peak - self.peaks["plain"] for name, peak in self.peaks.items() if name != "plain"}
+        eager_seconds, eager_bytes = float(np.median(extra["eager"])) * share, extra_bytes["eager"] * share
+        probes = [name for name in extra if name != "eager"]
+        return {
+            "tower": self.tower,
+            "width": self.width,
+            "tokens": self.tokens,
+            "layers": self.layers,
+            "eager_layers": self.eager_layers,
+            "seconds": {name: spread(tuple(taken)) for name, taken in self.seconds.items()},
+            "extra_seconds": {name: spread(tuple(taken.tolist())) for name, taken in extra.items()},
+            "peak_bytes": self.peaks,
+            "extra_bytes": extra_bytes,
+            "time_ratio": {name: spread(tuple((extra[name] / eager_seconds).tolist())) for name in probes},
+            "bytes_ratio": {name: extra_bytes[name] / eager_bytes for name in probes},
+        }
+
+
+class OneToken(nn.Module):
+    """An MLP for one token, which the pseudo CLS's way through the LLM is; more of them pass by."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, T, D], through the MLP where T is 1."""
+        return self.mlp(x) if x.shape[1] == 1 else x
+
+
+def leave_out_mlps(model: Any) -> None:
+    """Let all tokens of a prompt, and all patches, pass by the MLPs.
+
+    They are the same in every variant and take two thirds of the time, so that their noise would hide what differs.
+    """
+    for layer in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
+        layer.mlp = OneToken(layer.mlp)
 
 
 def example(stage: Stage, entering: int, widths: Widths, device: torch.device) -> View:
@@ -355,10 +395,35 @@ def benchmark(
     """Return everything measured, raw samples included, with what it was measured on."""
     torch.manual_seed(0)
     model = build(widths, layers, device)
-    runs = [("vit", widths.vit, 577, vit_variants(model, layers))]
-    runs += [("llm", widths.llm, tokens, llm_variants(model, layers, tokens)) for tokens in TOKENS]
-    layer_seconds, found = reductions(model, widths, device, repeats)
+    runs = [
+        Run(
+            tower="vit",
+            width=widths.vit,
+            tokens=577,
+            layers=layers,
+            eager_layers=layers,
+            variants=vit_variants(model, layers),
+        )
+    ]
+    runs += [
+        Run(
+            tower="llm",
+            width=widths.llm,
+            tokens=tokens,
+            layers=layers,
+            eager_layers=layers + 1,
+            variants=llm_variants(model, layers, tokens),
+        )
+        for tokens in TOKENS
+    ]
     cuda = device.type == "cuda"
+    layer_seconds, found = reductions(model, widths, device, repeats)
+    for run in runs:
+        run.note_peaks(device)
+    if not cuda:
+        leave_out_mlps(model)
+    for run in runs:
+        run.note_seconds(device, repeats)
     return {
         "provenance": provenance(device),
         "settings": {
@@ -367,12 +432,10 @@ def benchmark(
             "repeats": repeats,
             "dtype": str(model.dtype).removeprefix("torch."),
             "clock": "CUDA events" if cuda else "CPU time of the process",
+            "mlps_timed": cuda,
             "peak": "torch.cuda.max_memory_allocated" if cuda else "allocator events of torch.profiler",
         },
-        "probe": [
-            probe(tower, width, tokens, layers, eager_layers, variants, device, repeats)
-            for tower, width, tokens, (eager_layers, variants) in runs
-        ],
+        "probe": [run.record() for run in runs],
         "layer": {"tokens": LAYER_TOKENS, "seconds": spread(tuple(layer_seconds))},
         "reduce": found,
     }
@@ -396,7 +459,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="left" if column in ("tower", "probe") else "right")
     for run in result["probe"]:
         share = run["layers"] / run["eager_layers"]
-        for kind in ("row", "rollout"):
+        for kind in run["time_ratio"]:
             ratio, extra, size = run["time_ratio"][kind], run["extra_seconds"], run["extra_bytes"]
             table.add_row(
                 f"{run['tower']} {run['width']}",
