@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from harness.errors import VtbenchError
 if TYPE_CHECKING:
     from harness.spec import Sweep, Trial
     from harness.store import Result, Store
+    from methods.interface import Shape, Stage
 
 app = typer.Typer(
     help="Benchmark visual-token pruning and merging in large vision-language models.",
@@ -85,7 +87,7 @@ def report(
 
 @app.command()
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the methods: paper, where they cut, parameters."""
+    """List the methods: paper, where they cut, what they do, parameters."""
     from harness.catalogue import catalogue
 
     entries = catalogue()
@@ -95,8 +97,11 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     for entry in entries:
         trained = ", trained" if entry["trained"] else ""
         print(f"{entry['name']:<12}{entry['paper']}; cuts at: {', '.join(entry['seams']) or 'nothing'}{trained}")
+        print(f"{'':<12}{entry['summary']}")
         for parameter in entry["parameters"]:
-            default = "required" if parameter["required"] else f"default {parameter['default']}"
+            value = parameter["default"]
+            written = value if isinstance(value, str) else json.dumps(value)
+            default = "required" if parameter["required"] else f"default {written}"
             print(f"{'':<12}  {parameter['name']}: {parameter['type']}, {default}")
 
 
@@ -153,7 +158,10 @@ def write_report(sweep: "Sweep", folder: Path, out: Path) -> Path:
 
 
 def print_trials(sweep: "Sweep", store: "Store") -> None:
-    """Print every trial with its id, its state and the visual tokens that enter each layer."""
+    """Print every trial with its id, its state and the visual tokens that enter each layer.
+
+    From the first cut on that adapts to the image they are upper bounds.
+    """
     from harness.model.load import shape_of
     from methods.schedule import tokens_per_layer
 
@@ -164,8 +172,11 @@ def print_trials(sweep: "Sweep", store: "Store") -> None:
     rows = [("id", "state", "model", "trial", "tokens into ViT layers", "tokens into LLM layers")]
     for trial in trials:
         shape = shapes[trial.model]
-        tokens = tokens_per_layer(trial.make_method().stages(shape), shape)
-        rows.append((trial.id, state(trial, store), trial.model, trial.label, runs(tokens.vit), runs(tokens.llm)))
+        stages = trial.make_method().stages(shape)
+        tokens = tokens_per_layer(stages, shape)
+        vit, llm = exact_layers(stages, shape)
+        written = runs(tokens.vit, exact=vit), runs(tokens.llm, exact=llm)
+        rows.append((trial.id, state(trial, store), trial.model, trial.label, *written))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -178,7 +189,19 @@ def state(trial: "Trial", store: "Store") -> str:
     return "failed" if (store.folder / trial.id / "failure.json").exists() else "waiting"
 
 
-def runs(lengths: tuple[int, ...]) -> str:
-    """Write 576, 576, 64 as `576×2 64`."""
-    counted = [(n, len(list(same))) for n, same in groupby(lengths)]
-    return " ".join(str(n) if times == 1 else f"{n}×{times}" for n, times in counted)
+def exact_layers(stages: "Iterable[Stage]", shape: "Shape") -> tuple[int, int]:
+    """Return in how many ViT and LLM layers, from the first, no cut has adapted to the image."""
+    adaptive = [(stage.seam, cut.layer + stage.inside) for stage in stages if stage.adaptive for cut in stage.cuts]
+    vit = min((layer for seam, layer in adaptive if seam == "vit"), default=shape.vit_layers)
+    llm = min((layer if seam == "llm" else 0 for seam, layer in adaptive), default=shape.llm_layers)
+    return vit, llm
+
+
+def runs(lengths: tuple[int, ...], exact: int | None = None) -> str:
+    """Write 576, 576, 64 as `576×2 64`; those behind the `exact` first ones are upper bounds: `576 ≤145×2`."""
+    exact = len(lengths) if exact is None else exact
+    written = []
+    for (n, is_exact), same in groupby(enumerate(lengths), lambda entry: (entry[1], entry[0] < exact)):
+        times = len(list(same))
+        written.append(f"{'' if is_exact else '≤'}{n}" + (f"×{times}" if times > 1 else ""))
+    return " ".join(written)

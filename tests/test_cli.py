@@ -7,6 +7,8 @@ import pytest
 from harness import cli
 from harness.spec import load_sweep
 from harness.store import Store
+from methods.interface import Cut, Shape, Stage
+from methods.reduce import keep_all
 
 GOOD = "model: random:llava-1.5-7b\ntasks: pocketvqa\nmethods: [full, {pooling: {tokens: [16, 64]}}]\n"
 
@@ -88,16 +90,50 @@ def test_methods_are_listed(monkeypatch, capsys):
     assert vtbench(monkeypatch, "methods", "--json") == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert entries["ivtp"]["seams"] == ["vit", "llm"] and entries["full"]["seams"] == []
-    assert entries["fastv"]["parameters"] == [
-        {"name": "tokens", "type": "int", "required": True, "default": None},
-        {"name": "positions", "type": "original or contiguous", "required": False, "default": "original"},
-        {"name": "layer", "type": "int", "required": False, "default": 2},
-        {"name": "budget", "type": "mean or kept", "required": False, "default": "mean"},
-    ]
     assert vtbench(monkeypatch, "methods") == 0
-    assert "ToMe (ICLR 2023); cuts at: vit\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert (
+        "prumerge    LLaVA-PruMerge (2024); cuts at: vit\n"
+        "            On the ViT's features: centres, each plus its 32 nearest weighted by attention, "
+        "and the rest as one token.\n"
+        "              tokens: int or null, default null\n"
+        "              positions: original or contiguous, default contiguous\n"
+    ) in out
+    assert "\npyramiddrop PyramidDrop (CVPR 2025); cuts at: llm\n" in out
+    assert "  group: int or all, default 3\n" in out and "  identity: bool, default false\n" in out
+
+
+def test_a_dry_run_marks_upper_bounds_from_the_first_adaptive_cut_on(tmp_path, file, monkeypatch, capsys):
+    file.write_text(GOOD.replace("{pooling: {tokens: [16, 64]}}", "{prumerge: {tokens: [null, 36]}}"))
+    assert vtbench(monkeypatch, "run", file, "--dry-run", "--out", tmp_path / "results") == 0
+    *_, adaptive, fixed = capsys.readouterr().out.splitlines()
+    assert adaptive.endswith("prumerge adaptive on pocketvqa  576×23                  ≤145×32")
+    assert fixed.split()[-2:] == ["576×23", "36×32"]
+
+
+@pytest.mark.parametrize(
+    ("seam", "layer", "inside", "exact"),
+    [
+        ("vit", 0, False, (0, 0)),
+        ("vit", 2, True, (3, 0)),
+        ("vit", 23, False, (23, 0)),
+        ("input", 0, False, (23, 0)),
+        ("llm", 0, False, (23, 0)),
+        ("llm", 8, False, (23, 8)),
+    ],
+)
+def test_layers_below_the_first_adaptive_cut_are_exact(seam, layer, inside, exact):
+    shape, fixed = Shape(576, 23, 32), Stage(seam="vit", reduce=keep_all, cuts=(Cut(1, 5),))
+    adaptive = Stage(seam=seam, reduce=keep_all, cuts=(Cut(layer, 4),), inside=inside, adaptive=True)
+    assert cli.exact_layers((fixed, adaptive), shape) == exact
+    assert cli.exact_layers((fixed,), shape) == (23, 32)
 
 
 @pytest.mark.parametrize(("lengths", "written"), [((), ""), ((5,), "5"), ((5, 5, 3, 5), "5×2 3 5")])
 def test_lengths_are_written_in_runs(lengths, written):
     assert cli.runs(lengths) == written
+
+
+@pytest.mark.parametrize(("exact", "written"), [(0, "≤5×2 ≤3"), (1, "5 ≤5 ≤3"), (2, "5×2 ≤3"), (3, "5×2 3")])
+def test_lengths_behind_the_exact_ones_are_upper_bounds(exact, written):
+    assert cli.runs((5, 5, 3), exact) == written

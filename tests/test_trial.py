@@ -50,6 +50,24 @@ def test_a_record_has_what_was_asked_for(tmp_path, warm):
     assert (provenance["device"], provenance["dtype"], provenance["seed"]) == ("cpu", "float32", 0)
 
 
+def test_a_method_that_adapts_has_no_nominal_budget(tmp_path, warm):
+    text = "model: pocket\nlimit: 3\nmeasure: [tokens, flops]\nmethods: {prumerge: {tokens: [null, 16]}}\n"
+    adaptive, fixed = (run(trial, warm).record for trial in trials(tmp_path, text))
+    assert adaptive["tokens"]["nominal"] is None and fixed["tokens"]["nominal"] == 16
+    assert adaptive["tokens"]["vit"] == [576] * len(adaptive["tokens"]["vit"])
+    assert 1 < adaptive["tokens"]["into_llm"] < 145 and len(set(adaptive["tokens"]["llm"])) == 1
+    assert adaptive["flops"]["extra"]["projections"] == fixed["flops"]["extra"]["projections"]
+
+
+def test_a_pseudo_cls_in_the_sequence_is_no_visual_token(tmp_path, warm):
+    text = "methods: {ivtp: {tokens: 64, pseudo_cls: [llm, as_token]}}\n"
+    text += "model: pocket\nlimit: 3\nmeasure: [tokens, flops]\n"
+    beside, inside = (run(trial, warm).record for trial in trials(tmp_path, text))
+    assert beside["tokens"] == inside["tokens"]
+    assert inside["flops"]["text_tokens"] == beside["flops"]["text_tokens"] + 1
+    assert inside["flops"]["extra"]["rider"] < beside["flops"]["extra"]["rider"]
+
+
 FAMILIES = ("attribute", "existence", "count", "where", "relation", "ocr", "choice")
 
 
