@@ -103,10 +103,15 @@ def merge_cuts(layers: int, before: int, after: int) -> tuple[Cut, ...]:
             lengths.append(left)
         if left == after:
             return tuple(Cut(layer, tokens) for layer, tokens in enumerate(lengths))
-    smallest = before
-    for _ in range(layers):
-        smallest -= smallest // 2
+    smallest = fewest_merged(layers, before)
     raise ValueError(f"tokens: {after} is not possible in {layers} merging layers; allowed are {smallest} to {before}")
+
+
+def fewest_merged(layers: int, before: int) -> int:
+    """Return how many tokens are left at the least after a bipartite merge in each of these layers."""
+    for _ in range(layers):
+        before -= before // 2
+    return before
 
 
 def tokens_per_layer(stages: Iterable[Stage], shape: Shape) -> TokensPerLayer:

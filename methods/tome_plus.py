@@ -1,11 +1,12 @@
 """ToMe+: ToMe in the ViT to twice the budget, then the same in the first layers of the LLM (IVTP, Table 7)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from methods.interface import Method, Reduced, Shape, Stage, View
 from methods.reduce import bipartite_merge, take
-from methods.schedule import check_budget, even_cuts
+from methods.schedule import check_budget, even_cuts, fewest_merged
 from methods.tome import ToMe
 
 
@@ -29,8 +30,14 @@ class ToMePlus(Method):
             raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
-        """Return ToMe's ViT stage at 2n and an LLM stage."""
+        """Return ToMe's ViT stage at 2n and an LLM stage. Errors: ValueError that names the budgets within reach."""
         check_budget(self.tokens, shape)
+        smallest = math.ceil(fewest_merged(shape.vit_layers, shape.patches) / 2)
+        if self.tokens < smallest:
+            raise ValueError(
+                f"tokens: {self.tokens} is not possible, since twice as many have to leave {shape.vit_layers} merging "
+                f"layers; allowed are {smallest} to {shape.patches}"
+            )
         between = min(2 * self.tokens, shape.patches)
         layers = range(1, min(self.llm_layers, shape.llm_layers - 1) + 1)
         cuts = even_cuts(layers, between, self.tokens)

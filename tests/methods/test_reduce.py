@@ -179,6 +179,23 @@ def test_visionzip_leaves_a_contextual_token_that_none_joins():
     assert reduce_by("visionzip", image, 3, contextual=2) == ([1, 0, 2], [70.0, 6.0, 4.0], [1.0, 3.0, 1.0])
 
 
+@pytest.mark.parametrize(("tokens", "dominant", "contextual"), [(192, 161, 30), (128, 107, 20), (64, 53, 10)])
+def test_visionzip_splits_its_budget_as_published(tokens, dominant, contextual):
+    # 162 + 30, 108 + 20 and 54 + 10, of which one is CLS
+    (stage,) = method("visionzip", tokens=tokens).stages(Shape(576, 23, 32))
+    generator = torch.Generator().manual_seed(0)
+    x, attention, keys = (torch.rand(1, 576, *width, generator=generator) for width in ((1,), (), (4,)))
+    cls = torch.tensor([[-1.0]])
+    reduced = stage.reduce(View(x=x, size=torch.ones(1, 576), attention=attention, keys=keys, cls=cls), tokens)
+    assert reduced.x[0, 0].tolist() == [-1.0]
+    best = keep_top(attention, dominant).index
+    assert torch.equal(reduced.index[:, 1 : 1 + dominant], best)
+    assert torch.equal(reduced.x[:, 1 : 1 + dominant], take(x, best))
+    rest = [slot for slot in range(576) if slot not in best[0].tolist()]
+    assert reduced.index[0, 1 + dominant :].tolist() == rest[:: len(rest) // contextual][:contextual]
+    assert reduced.size[0, 1 + dominant :].sum() == 576 - dominant
+
+
 # DivPrune
 
 
