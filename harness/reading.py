@@ -71,3 +71,10 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
         expected = error["ctx"]["expected"].replace(" or ", ", ").split(", ")
         return f"{value!r} is not possible; {suggest(value, [name.strip(chr(39)) for name in expected])}"
     return f"{value!r} is not possible; it should be {error['msg'].removeprefix('Input should be ')}"
+
+
+def explain_value(errors: list[ErrorDetails]) -> str:
+    """Word pydantic's errors about one value, which fits none of the types that it may have."""
+    value = errors[0]["input"]
+    types = [error["msg"].removeprefix("Input should be ") for error in errors if error["input"] is value]
+    return explain(errors[0]) if len(types) == 1 else f"{value!r} is not possible; it should be {' or '.join(types)}"

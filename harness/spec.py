@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from harness.errors import VtbenchError
 from harness.fingerprint import fingerprint
 from harness.pocket import WEIGHTS
-from harness.reading import explain, read_mapping, suggest
+from harness.reading import explain, explain_value, read_mapping, suggest
 from methods import METHODS
 from methods.interface import Method
 
@@ -287,7 +287,7 @@ def _values(place: str, kind: Any, given: object) -> tuple[Any, ...]:
     try:
         axis: tuple[Any, ...] = TypeAdapter(Axis[kind]).validate_python(given, strict=True)
     except ValidationError as error:
-        raise VtbenchError(f"{place}: {explain(error.errors()[0])}") from None
+        raise VtbenchError(f"{place}: {explain_value(error.errors())}") from None
     return axis
 
 

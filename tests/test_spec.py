@@ -159,7 +159,8 @@ WRONG = {
     BASE
     + "methods: {ivtp: 3}\n": "methods.ivtp: 3 is not possible; it should be a mapping of positions, tokens, group",
     BASE + "tokens: 64\nmethods: {ivtp: {grup: 3}}\n": "methods.ivtp.grup: is not a parameter; did you mean group?",
-    BASE + "tokens: 64\nmethods: {ivtp: {group: [3, x]}}\n": "methods.ivtp.group: 'x' is not possible",
+    BASE + "tokens: 64\nmethods: {ivtp: {group: [3, x]}}\n": "methods.ivtp.group: 'x' is not possible; it should be a "
+    "valid integer or 'all'",
     BASE + "tokens: 64\nmethods: {ivtp: {group: []}}\n": "methods.ivtp.group: is empty",
     BASE + "tokens: 64\nmethods: {ivtp: {group: [3, 0]}}\n": "methods.ivtp.group: 0 is not possible; allowed are 1 or",
     BASE + "tokens: 64\nmethods: {ivtp: {threshold: .nan}}\n": "methods.ivtp.threshold: nan is not possible",

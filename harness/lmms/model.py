@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import fields
 from typing import Any, get_type_hints
 
 import torch
@@ -17,6 +16,8 @@ from harness.errors import VtbenchError
 from harness.model.attach import Attached, attach
 from harness.model.load import Loaded, load
 from harness.model.text import TextEncoder, load_text_encoder
+from harness.reading import explain_value
+from methods import METHODS
 from methods import method as make_method
 from methods.interface import Method
 
@@ -221,18 +222,16 @@ def _content(image: Image.Image) -> str:
 
 def _method(name: str, parameters: dict[str, Any]) -> Method:
     """Return the method; lmms-eval's command line gives a parameter that it cannot read as text."""
+    types = get_type_hints(METHODS[name]) if name in METHODS else {}
+    for parameter in [parameter for parameter in parameters if parameter in types]:
+        try:
+            TypeAdapter(types[parameter]).validate_python(parameters[parameter], strict=True)
+        except ValidationError as error:
+            raise VtbenchError(f"{name}: {parameter}: {explain_value(error.errors())}") from None
     try:
-        method = make_method(name, **parameters)
+        return make_method(name, **parameters)
     except ValueError as error:
         raise VtbenchError(str(error)) from None
-    types = get_type_hints(type(method))
-    for field in fields(method):
-        try:
-            TypeAdapter(types[field.name]).validate_python(getattr(method, field.name), strict=True)
-        except ValidationError as error:
-            said = error.errors()[0]["msg"]
-            raise VtbenchError(f"{name}: {field.name} {getattr(method, field.name)!r}: {said}") from None
-    return method
 
 
 def _whole(name: str, value: int | str, least: int) -> int:
