@@ -6,8 +6,8 @@ likeness that chooses SparseVLM's raters, the pseudo CLS's way through projector
 IVTP's products of single vectors with CLIP's (cosines of words with CLS, CLS's way into CLIP's joint space and a pseudo
 CLS's way back), which are below one part in a million.
 
-Exact but for two upper bounds, since the lengths do not tell: every text token behind the image is taken for a rater,
-and the text encoder reads its full context.
+Exact for a prompt with one image but for two upper bounds, since the lengths do not tell: every text token behind the
+image is taken for a rater, and the text encoder reads its full context.
 """
 
 from collections import Counter

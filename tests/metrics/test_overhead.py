@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, DynamicCache
 
 from harness.metrics.counted import clip_text
-from harness.metrics.flops import count
+from harness.metrics.flops import count, count_samples
 from harness.metrics.latency import measure
 from harness.model.attach import attach
 from methods import METHODS, method
@@ -118,6 +118,20 @@ def test_count_is_what_runs_however_many_tokens_an_image_keeps(name, left):
         assert counter.get_total_flops() == count(model, kept, 5, method=method(name)).total("flops")
         found.append(kept.llm[0])
     assert found == left
+
+
+@pytest.mark.parametrize("name", ["downsample", "evit", "prumerge+", "divprune", "fastv", "pyramiddrop"])
+@torch.no_grad()
+def test_count_is_what_runs_with_two_images(name):
+    model, one, chosen = small(vit_layers=8, llm_layers=6), prompt(), method(name, **BUDGETS.get(name, {"tokens": 4}))
+    model.set_attn_implementation("eager")
+    ids = torch.cat([torch.full((1, 16), 49), one["input_ids"]], dim=1)
+    pixels = torch.cat([one["pixel_values"], -one["pixel_values"]])
+    with attached(model, chosen) as at_work, FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
+    tokens = at_work.ledger.tokens
+    sample = {"vit": tokens.vit, "llm": [sum(images) for images in zip(*tokens.llm, strict=True)], "text_tokens": 5}
+    assert counter.get_total_flops() == count_samples(model, [sample], method=chosen).total("flops")
 
 
 @pytest.mark.parametrize("method", VARIANTS, ids=title)
