@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.spec import load_sweep
+from methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +35,11 @@ def test_the_sweep_example_is_one(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(block("yaml"), encoding="utf-8")
     assert len(load_sweep(path).trials()) == 1 + 2 * 4 + 4 * 9
+
+
+def test_every_method_is_in_the_table():
+    table = README.partition("## Methods\n")[2].partition("## ")[0]
+    assert set(METHODS) == set(re.findall(r"`([a-z+-]+)`(?! without)", table)) - {"tokens"}
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^):#]+)\)", README))
