@@ -17,7 +17,7 @@ from harness.model.ledger import Frame, Ledger
 from harness.model.plan import OWN_ROW, Plan, Planned
 from harness.model.probe import heads, overhear, row_attention, value_norm
 from harness.model.raters import Raters
-from harness.model.rider import Group, Heard, Inserted, Rider, rotate
+from harness.model.rider import Group, Heard, Inserted, Rider, last, rotate
 from methods.interface import Cut, Stage, View
 
 
@@ -56,6 +56,7 @@ class Language:
                 frames.append(frames[-1])
             if index in self.plan.before and len(frames[0].row):
                 x = self._cut(self.plan.before[index], x)
+            self.heard = None  # freed before the layer takes its own memory
         frame = frames[index]
         if frame is not self.entry:
             kwargs |= self._arrangement(index, frame, x, past_key_values)
@@ -64,11 +65,8 @@ class Language:
         embedding = kwargs["position_embeddings"]
         with overhear(layer.self_attn) as projections:
             x = run(x, past_key_values=past_key_values, **kwargs)
-        queries, keys = (
-            rotate(heads(part, layer.self_attn.head_dim), embedding) for part in (projections.q, projections.k)
-        )
         row, matrix = index in self.plan.rows, index in self.plan.matrix
-        self.heard = Heard(layer, run, frame, projections, queries, keys, row, matrix)
+        self.heard = Heard(layer, run, frame, projections, embedding, row, matrix)
         if self.rider is not None and index < self.plan.rider:
             self.rider.ride(self.heard, self._behind(frame))
         return x
@@ -116,7 +114,6 @@ class Language:
             left = reduced(stage, self._view(stage, cut, frame, x), cut.tokens, ragged=frame.ragged)
             ragged = uneven(left) if stage.adaptive else frame.ragged
             frames[-1], x = frame.repack(x, left, contiguous=self.contiguous, ragged=ragged)
-        self.heard = None
         if self.rider is not None:
             self.rider.group = Group()
         return x
@@ -138,7 +135,7 @@ class Language:
         if heard is not None:
             module = heard.layer.self_attn
             if "last_row" in needs:
-                row = row_attention(heard.queries[:, :, -1], heard.keys, hidden(frame), module.scaling)
+                row = row_attention(heard.last_query(), heard.keys, hidden(frame), module.scaling)
                 attention = frame.visual(row)
             if "rater_row" in needs:
                 assert self.raters is not None
@@ -164,8 +161,7 @@ class Language:
         module, h = layer.self_attn, layer.input_layernorm(x)
         embedding = self.anatomy.llm.rotary_emb(x, frame.position)
         k = rotate(heads(module.k_proj(h), module.head_dim), embedding)
-        last = (embedding[0][:, -1:], embedding[1][:, -1:])
-        q = rotate(heads(module.q_proj(h[:, -1:]), module.head_dim), last)
+        q = rotate(heads(module.q_proj(h[:, -1:]), module.head_dim), last(embedding))
         return frame.visual(row_attention(q[:, :, 0], k, hidden(frame), module.scaling))
 
 

@@ -58,8 +58,8 @@ def mean_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor
     total = torch.zeros(q.shape[0], q.shape[2], k.shape[2], device=q.device)
     for head in range(q.shape[1]):
         logits = q[:, head].float() @ k[:, head // groups].float().transpose(1, 2)
-        total += torch.softmax(logits * scaling + bias, dim=-1)
-    return total / q.shape[1]
+        total += torch.softmax(logits.mul_(scaling).add_(bias), dim=-1)
+    return total.div_(q.shape[1])
 
 
 def row_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:

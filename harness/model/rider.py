@@ -7,6 +7,7 @@ Shapes: M images, P the longest prefix, D width, H heads.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,16 +32,30 @@ class Borrowed:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a layer's main path gave, and what is wanted of it."""
+    """What a layer's main path gave, and what is wanted of it; rotated only where it is wanted."""
 
     layer: Any
     run: Callable[..., Tensor]  # its own forward
     frame: Frame
     projections: Projections
-    queries: Tensor  # [B, H, L, d] rotated
-    keys: Tensor  # [B, H or fewer, L, d] rotated
+    embedding: tuple[Tensor, Tensor]  # rotary, each [B, L, d]
     row: bool  # the pseudo CLS's own attention
     matrix: bool  # that of its whole prefix
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """All queries [B, H, L, d], rotated."""
+        return rotate(heads(self.projections.q, self.layer.self_attn.head_dim), self.embedding)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """All keys [B, H or fewer, L, d], rotated."""
+        return rotate(heads(self.projections.k, self.layer.self_attn.head_dim), self.embedding)
+
+    def last_query(self) -> Tensor:
+        """Return the last token's query [B, H, d], rotated."""
+        q = heads(self.projections.q[:, -1:], self.layer.self_attn.head_dim)
+        return rotate(q, last(self.embedding))[:, :, 0]
 
 
 @dataclass
@@ -151,4 +166,9 @@ def rotate(x: Tensor, embedding: tuple[Tensor, Tensor]) -> Tensor:
     """Apply rotary embeddings (cos, sin), each [B, T, d], to x [B, H, T, d]."""
     cos, sin = (part.unsqueeze(1) for part in embedding)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return (x * cos).add_(torch.cat([-second, first], dim=-1).mul_(sin))  # in place: what is fresh, for speed
+
+
+def last(embedding: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last token's rotary embeddings, each [B, 1, d]."""
+    return embedding[0][:, -1:], embedding[1][:, -1:]
