@@ -84,8 +84,9 @@ def merge_around(view: View, centre: Tensor) -> Reduced:
     size = view.size.gather(1, index.clamp(min=0)) * (index >= 0)
 
     end = centre.sum(dim=1, keepdim=True)  # each image's extra token comes right behind its own last centre
+    K = min(index.shape[1] + 1, N)  # where all are centres there is none
     return Reduced(
-        index=F.pad(index, (0, 1), value=-1).scatter(1, end, place),
-        x=F.pad(merged, (0, 0, 0, 1)).scatter(1, end.unsqueeze(2).expand_as(extra), extra).to(view.x.dtype),
-        size=F.pad(size, (0, 1)).scatter(1, end, left),
+        index=F.pad(index, (0, 1), value=-1).scatter(1, end, place)[:, :K],
+        x=F.pad(merged, (0, 0, 0, 1)).scatter(1, end.unsqueeze(2).expand_as(extra), extra)[:, :K].to(view.x.dtype),
+        size=F.pad(size, (0, 1)).scatter(1, end, left)[:, :K],
     )

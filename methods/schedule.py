@@ -1,6 +1,7 @@
 """Schedules: from a token budget to the cuts that reach it, and the visual tokens that enter every layer."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -68,7 +69,9 @@ def geometric_cuts(layers: tuple[int, ...], tokens: int, budget: Budget, shape: 
                 f"tokens: a mean of {tokens} is not possible with all tokens in {layers[0]} of {shape.llm_layers} "
                 f"layers; allowed are {smallest} to {shape.patches}, or set budget: kept"
             )
-        ratio = min((step / 4096 for step in range(4097)), key=lambda each: abs(mean(each) - tokens))
+        steps = 4096
+        above = bisect_left(range(steps), float(tokens), key=lambda step: mean(step / steps))
+        ratio = min((max(above - 1, 0) / steps, above / steps), key=lambda each: abs(mean(each) - tokens))
     return tuple(Cut(layer, n) for layer, n in zip(layers, counts(ratio)[1:], strict=True))
 
 

@@ -64,8 +64,9 @@ def heat_map(grid: Grid, path: Path) -> None:
 
 
 def _line(results: Results, row: Row) -> str:
-    """Return the name of a row's line: everything that differs in the sweep but the budget."""
-    words = [row.method, *([row.model] if len({other.model for other in results.rows}) > 1 else [])]
+    """Return the name of a row's line: everything that differs in the sweep but the budget, if any."""
+    adaptive = ["adaptive"] if row.tokens is None and row.method != "full" else []
+    words = [row.method, *adaptive, *([row.model] if len({other.model for other in results.rows}) > 1 else [])]
     words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method]]
     return ", ".join([*words, *(f"{key} {row.setting[key]}" for key in results.differing)])
 
