@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import VtbenchError
 from harness.metrics.counted import Counted, Layer, counted
-from harness.metrics.overhead import method_cost, stages_of
+from harness.metrics.overhead import method_cost
 from methods.interface import Method, Stage
 from methods.schedule import TokensPerLayer
 
@@ -188,7 +188,7 @@ def _count(
             f"tokens: given for {', '.join(str(len(image)) for image in vit)} ViT and {len(llm)} LLM layers; "
             f"the model has {shape.vit_layers} and {shape.llm_layers}"
         )
-    stages = stages_of(method, shape) if method else ()
+    stages = method.stages(shape) if method else ()
     patches = min([shape.patches, *(cut.tokens for stage in stages if stage.seam == "image" for cut in stage.cuts)])
     projected = _leaving_vit(vit, llm[0], stages)
     towers = [_tower(modules, image, leaving, stages) for image, leaving in zip(vit, projected, strict=True)]

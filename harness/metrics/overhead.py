@@ -23,13 +23,7 @@ from transformers import CLIPTextConfig
 
 from harness.metrics.counted import Counted, clip_text
 from harness.model.plan import NEXT, Plan, Planned, plan
-from methods.interface import Method, Reading, Seam, Shape, Stage, View, Words
-
-
-@lru_cache(maxsize=8)
-def stages_of(method: Method, shape: Shape) -> tuple[Stage, ...]:
-    """Return a method's stages; some search for their schedule, and samples of many lengths ask for it."""
-    return method.stages(shape)
+from methods.interface import Method, Reading, Seam, View, Words
 
 
 def method_cost(
@@ -51,8 +45,7 @@ def method_cost(
     which the pseudo CLS sees (of several images, that between them is left out, and they share the LLM's visual tokens
     evenly); text_encoder: the CLIP's text side.
     """
-    shape = modules.shape
-    stages = stages_of(method, shape)
+    stages, shape = method.stages(modules.shape), modules.shape
 
     def seam(name: Seam, layers: int) -> Plan:
         return plan(stages, name, shape, layers)
