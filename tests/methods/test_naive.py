@@ -129,6 +129,7 @@ def test_what_stays_is_as_many_different_tokens_as_asked_for(name, variant, at, 
     assert reduced.x is None or (reduced.x.dtype == torch.bfloat16 and reduced.x.shape == (*reduced.index.shape, D))
     assert reduced.size is None or (reduced.size.dtype == torch.float32 and reduced.size.shape == reduced.index.shape)
     assert (reduced.x is None) == (reduced.size is None)
+    assert (reduced.index >= 0).any(dim=0).all()  # no slot that every image leaves empty
     if name in SELECT:
         assert reduced.x is None
     for b in range(B):

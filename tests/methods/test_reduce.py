@@ -156,6 +156,16 @@ def test_prumerge_plus_with_a_budget_samples_what_attention_left():
     assert size == [1] * 8 + [4]
 
 
+def test_prumerge_has_no_slot_for_an_extra_token_where_every_patch_is_a_centre():
+    shown = View(x=torch.randn(2, 4, 3), size=torch.ones(2, 4), attention=torch.rand(2, 4), keys=torch.randn(2, 4, 3))
+    every = torch.ones(2, 4, dtype=torch.bool)
+    assert merge_around(shown, every).index.tolist() == [[0, 1, 2, 3]] * 2
+    every[1, 2:] = False
+    index = merge_around(shown, every).index
+    assert index[0].tolist() == [0, 1, 2, 3] and index[1, :2].tolist() == [0, 1]
+    assert index[1, 2] in (2, 3) and index[1, 3] == -1
+
+
 # VisionZip
 
 
@@ -268,13 +278,3 @@ def test_sparsevlm_keeps_as_many_by_rating_as_the_published_lists_say(tokens, ke
         assert torch.equal(reduced.size[0, :stay], torch.ones(stay))
         assert reduced.size[0, stay:].sum() == math.floor(0.3 * (before - stay)) + 1  # what is recycled, all of it
         before = after
-
-
-def test_prumerge_has_no_slot_for_an_extra_token_where_every_patch_is_a_centre():
-    shown = View(x=torch.randn(2, 4, 3), size=torch.ones(2, 4), attention=torch.rand(2, 4), keys=torch.randn(2, 4, 3))
-    every = torch.ones(2, 4, dtype=torch.bool)
-    assert merge_around(shown, every).index.tolist() == [[0, 1, 2, 3]] * 2
-    every[1, 2:] = False
-    index = merge_around(shown, every).index
-    assert index[0].tolist() == [0, 1, 2, 3] and index[1, :2].tolist() == [0, 1]
-    assert index[1, 2] in (2, 3) and index[1, 3] == -1
