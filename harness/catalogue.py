@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from methods import METHODS
 from methods.interface import Method, Seam, Shape
@@ -37,13 +37,13 @@ def _seams(kind: type[Method]) -> list[str]:
 
 
 def _parameters(kind: type[Method]) -> list[dict[str, Any]]:
-    """Return each parameter; allowed is None where every value of the type is, or the method itself says which."""
-    types = get_type_hints(kind)
+    """Return each parameter; allowed lists its values, or says the range of its numbers."""
+    types = get_type_hints(kind, include_extras=True)
     return [
         {
             "name": field.name,
             "type": _name(types[field.name]),
-            "allowed": list(get_args(types[field.name])) if get_origin(types[field.name]) is Literal else None,
+            "allowed": _allowed(types[field.name]),
             "required": field.default is MISSING,
             "default": None if field.default is MISSING else field.default,
         }
@@ -51,8 +51,18 @@ def _parameters(kind: type[Method]) -> list[dict[str, Any]]:
     ]
 
 
+def _allowed(kind: Any) -> list[Any] | str | None:
+    if get_origin(kind) is Annotated:
+        return str(kind.__metadata__[0])
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return next((allowed for each in get_args(kind) if isinstance(allowed := _allowed(each), str)), None)
+
+
 def _name(kind: Any) -> str:
     """Return a type as one says it: `int or all`, `int or null`."""
+    if get_origin(kind) is Annotated:
+        return _name(kind.__origin__)
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_args(kind):

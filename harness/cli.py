@@ -102,7 +102,8 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
             value = parameter["default"]
             written = value if isinstance(value, str) else json.dumps(value)
             default = "required" if parameter["required"] else f"default {written}"
-            print(f"{'':<12}  {parameter['name']}: {parameter['type']}, {default}")
+            limits = f" ({parameter['allowed']})" if isinstance(parameter["allowed"], str) else ""
+            print(f"{'':<12}  {parameter['name']}: {parameter['type']}{limits}, {default}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, View
+from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top, take
 from methods.schedule import check_budget
 
@@ -18,7 +18,7 @@ class DivPrune(Method):
     name: ClassVar[str] = "divprune"
     paper: ClassVar[str] = "DivPrune (CVPR 2025)"
 
-    tokens: int
+    tokens: Tokens
     positions: Positions = "contiguous"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:

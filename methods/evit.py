@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.interface import Method, Reduced, Shape, Stage, View
+from methods.interface import Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_all, take
 from methods.schedule import check_budget, even_cuts
 
@@ -22,7 +22,7 @@ class EViT(Method):
     name: ClassVar[str] = "evit"
     paper: ClassVar[str] = "EViT (ICLR 2022)"
 
-    tokens: int
+    tokens: Tokens
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one ViT stage that cuts inside every layer."""

@@ -1,9 +1,9 @@
 """FastV (Chen et al., ECCV 2024): after two LLM layers, keep what the last prompt token attends to."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from methods.interface import Cut, Method, Reduced, Shape, Stage, View
+from methods.interface import Cut, Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top
 from methods.schedule import Budget, check_budget
 
@@ -19,8 +19,8 @@ class FastV(Method):
     name: ClassVar[str] = "fastv"
     paper: ClassVar[str] = "FastV (ECCV 2024)"
 
-    tokens: int
-    layer: int = 2
+    tokens: Tokens
+    layer: Annotated[int, "1 to the LLM's last but one"] = 2
     budget: Budget = "mean"
 
     def __post_init__(self) -> None:

@@ -7,11 +7,12 @@ tokens are shown one at a time.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
 Seam = Literal["image", "vit", "input", "llm"]
+Tokens = Annotated[int, "1 to all patches"]  # what a parameter allows is told by `vtbench methods`
 Positions = Literal["original", "contiguous"]
 Need = Literal[
     "cls",  # View.cls

@@ -1,7 +1,7 @@
 """IVTP (Huang et al., ECCV 2024): group-wise pruning in the ViT, then in the LLM guided by the instruction."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,9 @@ class IVTP(IVTPV):
     name: ClassVar[str] = "ivtp"
     paper: ClassVar[str] = "IVTP (ECCV 2024)"
 
-    threshold: float = 0.2
-    llm_layers: int = 12
-    tokens_into_llm: int | None = None
+    threshold: Annotated[float, "-1 to 1"] = 0.2
+    llm_layers: Annotated[int, "1 or more"] = 12
+    tokens_into_llm: Annotated[int, "tokens to all patches"] | None = None
     guidance: Literal["OTT+TE+RT", "OTT+RT", "OTT", "none"] = "OTT+TE+RT"
     pseudo_cls: Literal["llm", "clip", "hybrid", "as_token"] = "llm"
 

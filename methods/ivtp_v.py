@@ -1,9 +1,9 @@
 """IVTP-V: IVTP's stage in the ViT alone (Huang et al., ECCV 2024, Section 3.2 and Table 7)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from methods.interface import Method, Need, Reduced, Shape, Stage, View
+from methods.interface import Method, Need, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top
 from methods.schedule import check_budget, even_cuts, group_ends
 from methods.score import activation_weighted, product
@@ -23,11 +23,11 @@ class IVTPV(Method):
     name: ClassVar[str] = "ivtp-v"
     paper: ClassVar[str] = "IVTP (ECCV 2024), Table 7"
 
-    tokens: int
-    group: int | Literal["all"] = 3
+    tokens: Tokens
+    group: Annotated[int, "1 or more"] | Literal["all"] = 3
     aggregation: Literal["residual", "mean", "max", "multiply"] = "residual"
     scope: Literal["rollout", "group-wise", "layer-wise"] = "rollout"
-    start: int = 0
+    start: Annotated[int, "0 or more"] = 0
     identity: bool = False
 
     def __post_init__(self) -> None:

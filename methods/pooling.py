@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 
@@ -22,7 +22,7 @@ class Pooling(Method):
     name: ClassVar[str] = "pooling"
     paper: ClassVar[str] = "IVTP (ECCV 2024), baseline"
 
-    tokens: int
+    tokens: Annotated[int, "squares, 1 to all patches"]
     positions: Positions = "contiguous"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.interface import Cut, Method, Need, Positions, Reduced, Shape, Stage, View
+from methods.interface import Cut, Method, Need, Positions, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import flags, keep_all, keep_top, keep_where, take
 from methods.schedule import check_budget
 from methods.score import outliers
@@ -30,7 +30,7 @@ class PruMerge(Method):
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "LLaVA-PruMerge (2024)"
 
-    tokens: int | None = None
+    tokens: Tokens | None = None
     positions: Positions = "contiguous"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.interface import Method, Positions, Reduced, Shape, Stage, View
+from methods.interface import Method, Positions, Reduced, Shape, Stage, Tokens, View
 from methods.prumerge import merge_around, merging_stage, outlying
 from methods.reduce import flags, keep_all, keep_top
 from methods.schedule import check_budget
@@ -23,7 +23,7 @@ class PruMergePlus(Method):
     name: ClassVar[str] = "prumerge+"
     paper: ClassVar[str] = "LLaVA-PruMerge (2024)"
 
-    tokens: int | None = None
+    tokens: Tokens | None = None
     positions: Positions = "contiguous"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from methods.fastv import most_attended
-from methods.interface import Method, Positions, Shape, Stage
+from methods.interface import Method, Positions, Shape, Stage, Tokens
 from methods.schedule import Budget, geometric_cuts
 
 
@@ -20,7 +20,7 @@ class PyramidDrop(Method):
     name: ClassVar[str] = "pyramiddrop"
     paper: ClassVar[str] = "PyramidDrop (CVPR 2025)"
 
-    tokens: int
+    tokens: Tokens
     budget: Budget = "mean"
     positions: Positions = "contiguous"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.interface import Method, Reduced, Shape, Stage, View
+from methods.interface import Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top
 from methods.schedule import check_budget, even_cuts
 
@@ -19,7 +19,7 @@ class Random(Method):
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "control"
 
-    tokens: int
+    tokens: Tokens
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one ViT stage that cuts before every layer."""

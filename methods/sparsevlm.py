@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, View
+from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import density_peaks, keep_all, take
 from methods.schedule import Budget, check_budget, geometric_cuts
 
@@ -30,7 +30,7 @@ class SparseVLM(Method):
     name: ClassVar[str] = "sparsevlm"
     paper: ClassVar[str] = "SparseVLM (ICML 2025)"
 
-    tokens: int
+    tokens: Tokens
     budget: Budget = "mean"
     positions: Positions = "contiguous"
 

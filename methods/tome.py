@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.interface import Method, Shape, Stage
+from methods.interface import Method, Shape, Stage, Tokens
 from methods.reduce import bipartite_merge
 from methods.schedule import check_budget, merge_cuts
 
@@ -18,7 +18,7 @@ class ToMe(Method):
     name: ClassVar[str] = "tome"
     paper: ClassVar[str] = "ToMe (ICLR 2023)"
 
-    tokens: int
+    tokens: Tokens
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one ViT stage that merges inside every layer."""

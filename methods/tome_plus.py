@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from methods.interface import Method, Reduced, Shape, Stage, View
+from methods.interface import Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import bipartite_merge, take
 from methods.schedule import check_budget, even_cuts, fewest_merged
 from methods.tome import ToMe
@@ -22,8 +22,8 @@ class ToMePlus(Method):
     name: ClassVar[str] = "tome+"
     paper: ClassVar[str] = "IVTP (ECCV 2024), Table 7"
 
-    tokens: int
-    llm_layers: int = 12
+    tokens: Tokens
+    llm_layers: Annotated[int, "1 or more"] = 12
 
     def __post_init__(self) -> None:
         if self.llm_layers < 1:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.interface import Method, Reduced, Shape, Stage, View
+from methods.interface import Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top
 from methods.schedule import check_budget, even_cuts
 from methods.score import cls_similarity
@@ -19,7 +19,7 @@ class TopK(Method):
     name: ClassVar[str] = "topk"
     paper: ClassVar[str] = "IVTP (ECCV 2024), baseline"
 
-    tokens: int
+    tokens: Tokens
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return one ViT stage that cuts before every layer."""

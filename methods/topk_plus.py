@@ -1,9 +1,9 @@
 """TopK+: TopK in the ViT to twice the budget, then the same in the first layers of the LLM (IVTP, Table 7)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from methods.interface import Method, PseudoCLS, Shape, Stage, Words
+from methods.interface import Method, PseudoCLS, Shape, Stage, Tokens, Words
 from methods.schedule import check_budget, even_cuts
 from methods.topk import TopK, most_like_cls
 
@@ -19,8 +19,8 @@ class TopKPlus(Method):
     name: ClassVar[str] = "topk+"
     paper: ClassVar[str] = "IVTP (ECCV 2024), Table 7"
 
-    tokens: int
-    llm_layers: int = 12
+    tokens: Tokens
+    llm_layers: Annotated[int, "1 or more"] = 12
 
     def __post_init__(self) -> None:
         if self.llm_layers < 1:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, View
+from methods.interface import Cut, Method, Positions, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import flags, keep_all, keep_top, take
 from methods.schedule import check_budget
 
@@ -24,8 +24,8 @@ class VisionZip(Method):
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "VisionZip (CVPR 2025)"
 
-    tokens: int
-    contextual: int | None = None
+    tokens: Tokens
+    contextual: Annotated[int, "0 to tokens - 1"] | None = None
     positions: Positions = "contiguous"
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:

@@ -4,7 +4,7 @@ from harness.catalogue import catalogue
 from methods import METHODS
 
 ENTRIES = {entry["name"]: entry for entry in catalogue()}
-TOKENS = {"name": "tokens", "type": "int", "allowed": None, "required": True, "default": None}
+TOKENS = {"name": "tokens", "type": "int", "allowed": "1 to all patches", "required": True, "default": None}
 
 
 def positions(default):
@@ -67,7 +67,13 @@ def test_whole_entries():
     assert ENTRIES["fastv"]["parameters"] == [
         TOKENS,
         positions("original"),
-        {"name": "layer", "type": "int", "allowed": None, "required": False, "default": 2},
+        {
+            "name": "layer",
+            "type": "int",
+            "allowed": "1 to the LLM's last but one",
+            "required": False,
+            "default": 2,
+        },
         {
             "name": "budget",
             "type": "mean or kept",
@@ -77,22 +83,24 @@ def test_whole_entries():
         },
     ]
     assert ENTRIES["prumerge"]["parameters"] == [
-        {"name": "tokens", "type": "int or null", "allowed": None, "required": False, "default": None},
+        TOKENS | {"type": "int or null", "required": False},
         positions("contiguous"),
     ]
-    assert ENTRIES["downsample"]["parameters"] == [TOKENS, positions("contiguous")]
+    squares = TOKENS | {"allowed": "squares, 1 to all patches"}
+    assert ENTRIES["downsample"]["parameters"] == [squares, positions("contiguous")]
 
 
 def test_types_as_one_says_them():
     ivtp = parameters("ivtp")
-    assert {name: parameter["type"] for name, parameter in ivtp.items() if parameter["allowed"] is None} == {
-        "tokens": "int",
-        "group": "int or all",
-        "start": "int",
-        "identity": "bool",
-        "threshold": "float",
-        "llm_layers": "int",
-        "tokens_into_llm": "int or null",
+    ranges = {n: (p["type"], p["allowed"]) for n, p in ivtp.items() if not isinstance(p["allowed"], list)}
+    assert ranges == {
+        "tokens": ("int", "1 to all patches"),
+        "group": ("int or all", "1 or more"),
+        "start": ("int", "0 or more"),
+        "identity": ("bool", None),
+        "threshold": ("float", "-1 to 1"),
+        "llm_layers": ("int", "1 or more"),
+        "tokens_into_llm": ("int or null", "tokens to all patches"),
     }
     assert ivtp["pseudo_cls"]["allowed"] == ["llm", "clip", "hybrid", "as_token"]
     assert (ivtp["group"]["default"], ivtp["identity"]["default"], ivtp["tokens_into_llm"]["default"]) == (
