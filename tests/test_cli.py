@@ -96,11 +96,11 @@ def test_methods_are_listed(monkeypatch, capsys):
         "prumerge    LLaVA-PruMerge (2024); cuts at: vit\n"
         "            On the ViT's features: centres, each plus its 32 nearest weighted by attention, "
         "and the rest as one token.\n"
-        "              tokens: int or null, default null\n"
+        "              tokens: int or null (1 to all patches), default null\n"
         "              positions: original or contiguous, default contiguous\n"
     ) in out
     assert "\npyramiddrop PyramidDrop (CVPR 2025); cuts at: llm\n" in out
-    assert "  group: int or all, default 3\n" in out and "  identity: bool, default false\n" in out
+    assert "  group: int or all (1 or more), default 3\n" in out and "  identity: bool, default false\n" in out
 
 
 def test_a_dry_run_marks_upper_bounds_from_the_first_adaptive_cut_on(tmp_path, file, monkeypatch, capsys):
