@@ -123,6 +123,11 @@ def test_tokens_between_the_stages(tokens, parameters, between):
     assert (vit[-1], llm[-1]) == (between, tokens)
 
 
+def test_no_more_go_into_the_llm_than_there_are():
+    vit, llm = counts(64, Shape(patches=100, vit_layers=23, llm_layers=32))
+    assert vit == [100] * 7 and llm == [91, 82, 73, 64]
+
+
 def test_every_cut_drops_the_same_number():
     assert counts(64) == [[512, 448, 384, 320, 256, 192, 128], [112, 96, 80, 64]]
     assert counts(136) == [list(range(536, 295, -40)), list(range(256, 135, -40))]
