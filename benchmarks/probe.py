@@ -7,6 +7,7 @@
 Weights are random, of LLaVA-1.5-7B's widths; batch 1, a prefill. What the numbers mean is in `benchmarks/README.md`.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -240,6 +241,7 @@ def peak_bytes(device: torch.device, call: Call) -> int:
         torch.cuda.synchronize(device)
         del output
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints a line whenever a profile starts and ends
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         output = call()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
