@@ -137,6 +137,7 @@ def vit_variants(model: Any, layers: int) -> Variants:
     every = tuple(range(1, layers + 1))
     return {
         "plain": partial(_plain, run),
+        "cut": partial(probed, every, frozenset()),
         "row": partial(probed, every, frozenset({"cls_row"})),
         "rollout": partial(probed, every[-1:], frozenset({"cls_rollout", "value_norm"})),
         "eager": partial(_eager, tower, run, layers),
@@ -180,6 +181,7 @@ def llm_variants(model: Any, layers: int, tokens: int) -> Variants:
     every = tuple(range(1, layers + 1))
     return {
         "plain": plain,
+        "cut": partial(probed, every, frozenset()),
         "row": partial(probed, every, frozenset({"last_row"})),
         "rider": partial(probed, every[-1:], frozenset({"cls"})),
         "rollout": partial(probed, every[-1:], frozenset({"rider_rollout", "value_norm"})),
@@ -283,12 +285,15 @@ class Run:
         """Return what was found, with the ratios.
 
         Both extras are of `layers` layers: eager's, which takes every layer there is, is scaled down. A round's time is
-        compared with the same round's plain run, and eager's with its median over the rounds.
+        compared with the same round's plain run, and eager's with its median over the rounds. "row alone" is what the
+        row adds to the cuts that ask for it.
         """
         share = self.layers / self.eager_layers
         plain = np.array(self.seconds["plain"])
         extra = {name: np.array(taken) - plain for name, taken in self.seconds.items() if name != "plain"}
         extra_bytes = {name: peak - self.peaks["plain"] for name, peak in self.peaks.items() if name != "plain"}
+        extra["row alone"] = extra["row"] - extra["cut"]
+        extra_bytes["row alone"] = extra_bytes["row"] - extra_bytes["cut"]
         eager_seconds, eager_bytes = float(np.median(extra["eager"])) * share, extra_bytes["eager"] * share
         probes = [name for name in extra if name != "eager"]
         return {

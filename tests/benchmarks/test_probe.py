@@ -38,9 +38,10 @@ def test_both_lengths_are_probed_in_the_llm_and_one_in_the_vit(result):
         *(("llm", tokens) for tokens in TOKENS),
     ]
     for run in result["probe"]:
-        probes = {"row", "rollout"} | ({"rider"} if run["tower"] == "llm" else set())
+        probes = {"cut", "row", "rollout"} | ({"rider"} if run["tower"] == "llm" else set())
         assert set(run["seconds"]) == set(run["peak_bytes"]) == probes | {"plain", "eager"}
-        assert set(run["time_ratio"]) == set(run["bytes_ratio"]) == probes
+        assert set(run["time_ratio"]) == set(run["bytes_ratio"]) == probes | {"row alone"}
+        assert run["extra_bytes"]["row alone"] == run["extra_bytes"]["row"] - run["extra_bytes"]["cut"]
         assert all(len(taken["raw"]) == 2 for taken in run["seconds"].values())
 
 
