@@ -17,7 +17,7 @@ from harness.model.ledger import Frame, Ledger
 from harness.model.plan import OWN_ROW, Plan, Planned
 from harness.model.probe import heads, overhear, row_attention, value_norm
 from harness.model.raters import Raters
-from harness.model.rider import Group, Heard, Inserted, Rider, last, rotate
+from harness.model.rider import Group, Heard, Inserted, Rider, Told, last, rotate
 from methods.interface import Cut, Stage, View
 
 
@@ -62,11 +62,11 @@ class Language:
             kwargs |= self._arrangement(index, frame, x, past_key_values)
         if not (self.prefill and index in self.plan.heard):
             return run(x, past_key_values=past_key_values, **kwargs)
-        embedding = kwargs["position_embeddings"]
+        told = Told(past_key_values)
         with overhear(layer.self_attn) as projections:
-            x = run(x, past_key_values=past_key_values, **kwargs)
+            x = run(x, past_key_values=told, **kwargs)
         row, matrix = index in self.plan.rows, index in self.plan.matrix
-        self.heard = Heard(layer, run, frame, projections, embedding, row, matrix)
+        self.heard = Heard(layer, run, frame, projections, told.keys, kwargs["position_embeddings"], row, matrix)
         if self.rider is not None and index < self.plan.rider:
             self.rider.ride(self.heard, self._behind(frame))
         return x

@@ -30,14 +30,29 @@ class Borrowed:
         return torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
 
 
+class Told:
+    """Stands where a cache is expected: hands on to the cache, and keeps the keys that it gives to the layer."""
+
+    keys: Tensor  # [B, H or fewer, L, d] rotated
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the layer's keys and values."""
+        self.keys, values = self.cache.update(*args, **kwargs)
+        return self.keys, values
+
+
 @dataclass(frozen=True)
 class Heard:
-    """What a layer's main path gave, and what is wanted of it; rotated only where it is wanted."""
+    """What a layer's main path gave, and what is wanted of it; queries are rotated only where they are wanted."""
 
     layer: Any
     run: Callable[..., Tensor]  # its own forward
     frame: Frame
     projections: Projections
+    keys: Tensor  # [B, H or fewer, L, d] rotated
     embedding: tuple[Tensor, Tensor]  # rotary, each [B, L, d]
     row: bool  # the pseudo CLS's own attention
     matrix: bool  # that of its whole prefix
@@ -46,11 +61,6 @@ class Heard:
     def queries(self) -> Tensor:
         """All queries [B, H, L, d], rotated."""
         return rotate(heads(self.projections.q, self.layer.self_attn.head_dim), self.embedding)
-
-    @cached_property
-    def keys(self) -> Tensor:
-        """All keys [B, H or fewer, L, d], rotated."""
-        return rotate(heads(self.projections.k, self.layer.self_attn.head_dim), self.embedding)
 
     def last_query(self) -> Tensor:
         """Return the last token's query [B, H, d], rotated."""
