@@ -190,7 +190,7 @@ def look(lm: "VtBench", asked: Asked, inputs: Any) -> Panel:
     (kept,) = ledger.kept
     size = ledger.frames[-1].size[0]
     ids = inputs["input_ids"][0]
-    text, _, _ = question(tokenizer, ids[ids != loaded.model.config.image_token_id].tolist())
+    text, _, _ = question(tokenizer, tuple(ids[ids != loaded.model.config.image_token_id].tolist()))
     return Panel(
         label=asked.label,
         tokens=len(kept),
@@ -208,8 +208,7 @@ def _note(method: Method, shape: Shape, ledger: Ledger) -> str:
     if ledger.guides and ledger.guides[0].spans:
         return "the marked words guide"
     if ledger.guides:
-        reads_words = getattr(method, "guidance", "none") != "none"
-        return ("no word was relevant: " if reads_words else "") + "the visual CLS guides"
+        return ("no word was relevant: " if method.reads_question else "") + "the visual CLS guides"
     if any(stage.needs & READS_THE_PROMPT for stage in method.stages(shape)):
         return "guided by attention from the prompt"
     return "" if method.name == "full" else "not guided by the question"

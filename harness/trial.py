@@ -6,7 +6,7 @@ the task, alone, is timed.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,13 +90,15 @@ def run(trial: Trial, warm: Warm) -> Result:
     latency, highest = None, None
     if {"latency", "memory"} & set(trial.measure):
         timed = "latency" in trial.measure
+        forget: Callable[[], object] = encoder.encode.cache_clear if encoder else lambda: None
+        forget()
         with attached(trial, loaded, method, encoder), peak(warm.device) as highest:
             latency = measure(
                 loaded.model,
                 seen.prompt,
                 warmup=WARMUP if timed else 0,
                 repeats=REPEATS if timed else 1,
-                forget=encoder.encode.cache_clear if encoder else lambda: None,
+                forget=forget,
             )
     measured: dict[str, tuple[str, Any]] = {
         "scores": ("accuracy", seen.accuracy),
@@ -166,8 +168,9 @@ def attached(
 
 
 def text_encoder(trial: Trial, loaded: Loaded, method: Method) -> TextEncoder | None:
-    """Return the text encoder that the method needs, None where it needs none."""
+    """Return the text encoder that the method needs; where it needs none, none stays, as its memory would count."""
     if not method.reads_clip:
+        load_text_encoder.cache_clear()
         return None
     name = trial.text_encoder or default_text_encoder(loaded.model.config.name_or_path)
     return load_text_encoder(name, str(loaded.model.device))

@@ -16,7 +16,8 @@ class EViT(Method):
 
     Order: falling attention, the fused token last, which is an ordinary token from then on. Source: EViT, Section 3.2,
     and its released code, for the fused token's unnormalised sum; IVTP supplement, Section 2, for the budget: the same
-    number goes in every layer, and n includes the fused token. Ours: it stands where the best dropped patch stood.
+    number goes in every layer, and n includes the fused token. Ours: it stands where the best dropped patch stood. The
+    papers' TFLOPs count CLS among the 64.
     """
 
     name: ClassVar[str] = "evit"

@@ -98,7 +98,10 @@ class Reading(NamedTuple):
 
 
 class Words(NamedTuple):
-    """One image's question, as a method's guidance sees it. T LLM tokens, D the LLM's width."""
+    """One image's question, as a method's guidance sees it. T LLM tokens, D the LLM's width.
+
+    T is 0 for a method that does not read it.
+    """
 
     embeddings: Tensor  # [T, D] LLM input embeddings of the question's tokens
     spans: list[tuple[int, int]]  # T character ranges of the question
@@ -117,9 +120,11 @@ class PseudoCLS(NamedTuple):
 class Method:
     """A token reduction method: its parameters are the fields, its algorithm is in `stages`.
 
-    A subclass is one file and one line in `methods/__init__.py`; every one but `full` has a field `tokens`, the
-    budget. Errors: a budget that the method cannot reach
-    on a model's shape is a ValueError from `stages` that names the budgets it can.
+    A subclass is one file and one line in `methods/__init__.py`; every one but `full` has a field `tokens`, the budget.
+    positions: `original`, a token keeps the position id that it had; `contiguous`, ids are counted anew, as in released
+    code that hands the LLM fewer features. `original` is ours where a method leaves the order as it is in the ViT or
+    merges there, so that those compare with IVTP. Errors: a budget that the method cannot reach on a model's shape is a
+    ValueError from `stages` that names the budgets it can.
     """
 
     name: ClassVar[str]
@@ -131,6 +136,11 @@ class Method:
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return the method's stages on a model of this shape, in the order of the data: ViT, input, LLM."""
         raise NotImplementedError
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether `guide` needs the question's words."""
+        return False
 
     @property
     def reads_clip(self) -> bool:

@@ -16,9 +16,9 @@ from methods.score import map_relevance, relevance
 class IVTP(IVTPV):
     """IVTP-V, whose parameters it has, and then in the LLM's first layers the same with a pseudo CLS of its words.
 
-    threshold: τ of Eq. 8; llm_layers: the LLM layers in which stage 2 prunes (all, where the model has fewer);
-    tokens_into_llm: what stage 1 leaves. By default that follows the supplement's Section 2: every cut of both stages
-    drops the same number, and below 128 tokens stage 1 leaves twice the budget.
+    threshold: τ of Eq. 8, for relevant tokens (RT) alone; llm_layers: the LLM layers in which stage 2 prunes (all,
+    where the model has fewer); tokens_into_llm: what stage 1 leaves. By default that follows the supplement's Section
+    2: every cut of both stages drops the same number, and below 128 tokens stage 1 leaves twice the budget.
 
     guidance (Table 6): OTT, the question's own tokens; RT, those of them beyond the threshold; TE, relevance by CLIP's
     text encoder rather than by the cosine of the LLM's embeddings; none, the visual CLS. pseudo_cls (supplement, Table
@@ -72,6 +72,11 @@ class IVTP(IVTPV):
         if self.tokens < 128:
             return min(2 * self.tokens, shape.patches)
         return shape.patches - round((shape.patches - self.tokens) * vit_cuts / (vit_cuts + llm_cuts))
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether words guide."""
+        return self.guidance != "none"
 
     @property
     def reads_clip(self) -> bool:

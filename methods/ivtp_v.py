@@ -6,18 +6,20 @@ from typing import Annotated, ClassVar, Literal
 from methods.interface import Method, Need, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import keep_top
 from methods.schedule import check_budget, even_cuts, group_ends
-from methods.score import activation_weighted, product
+from methods.score import activation_weighted, logarithm
 
 
 @dataclass(frozen=True, kw_only=True)
 class IVTPV(Method):
     """Group-wise token pruning by attention rollout, Eqs. 3–4, with the ViT's CLS.
 
-    group: layers in a group, or all of them; start: the layer that ends the first group (0 is the supplement's
-    Algorithm 2, group − 1 the main text's reading). scope (Table 4): rollout; group-wise, the attention of the group's
-    last layer alone; layer-wise, that with a cut after every layer. aggregation (Table 5): residual, the rollout; or
-    the mean, maximum or product of the group's attention, element by element. identity: the rollout's product begins
-    with A + I at the group's first layer (Algorithm 1) instead of A (Eq. 3).
+    group: layers in a group, or all of them, which is one cut behind the last; start: the layer that ends the first
+    group (0 is the supplement's Algorithm 2, group − 1 the main text's reading). There are as many cuts as whole groups
+    and at least one, so with start 0 a group as large as the tower is cut once, behind its first layer. scope (Table
+    4): rollout; group-wise, the attention of the group's last layer alone; layer-wise, that with a cut behind every
+    layer, whatever group and start say. aggregation (Table 5): residual, the rollout; or the mean, maximum or product
+    of the group's attention, element by element. identity: the rollout's product begins with A + I at the group's first
+    layer (Algorithm 1) instead of A (Eq. 3).
     """
 
     name: ClassVar[str] = "ivtp-v"
@@ -102,9 +104,12 @@ def most_important_by_maximum(view: View, n: int) -> Reduced:
 
 
 def most_important_by_product(view: View, n: int) -> Reduced:
-    """Keep the n tokens of highest importance by the product of a group's attention."""
-    assert view.rows is not None
-    return most_important(view._replace(attention=product(view.rows)), n)
+    """Keep the n tokens of highest importance by the product of a group's attention.
+
+    In logarithms, since a product over many layers is smaller than a float; they rank alike.
+    """
+    assert view.rows is not None and view.value_norm is not None
+    return keep_top(logarithm(view.rows).sum(dim=1) + logarithm(view.value_norm), n)
 
 
 REDUCE = {

@@ -84,7 +84,7 @@ def bipartite_merge(view: View, n: int) -> Reduced:
     code.
     """
     assert view.keys is not None
-    B, N, D = view.x.shape
+    B, N, _ = view.x.shape
     r = N - n
     if r == 0:
         return Reduced(torch.arange(N, device=view.x.device).expand(B, -1))
@@ -100,7 +100,8 @@ def bipartite_merge(view: View, n: int) -> Reduced:
 
     weighted = view.x.float() * view.size.unsqueeze(-1)
     a_sum, b_sum = weighted[:, 1::2], weighted[:, ::2]
-    b_sum = b_sum.scatter_add(1, target.unsqueeze(-1).expand(-1, -1, D), take(a_sum, merged))
+    joined = F.one_hot(target, b_sum.shape[1]).transpose(1, 2).float()  # a scatter of floats differs from run to run
+    b_sum = b_sum + joined @ take(a_sum, merged)
     b_mean = (b_sum / new_size.unsqueeze(-1)).to(view.x.dtype)
 
     b_slots = torch.arange(0, N, 2, device=view.x.device).expand(B, -1)

@@ -78,7 +78,8 @@ def geometric_cuts(layers: tuple[int, ...], tokens: int, budget: Budget, shape: 
 def group_ends(layers: int, group: int, start: int) -> tuple[int, ...]:
     """Return the layers before which group-wise pruning cuts: one past the end of every group.
 
-    `layers // group` groups end at layers start, start + group, … (IVTP, Algorithm 2 with start 0).
+    `layers // group` groups, and at least one, end at layers start, start + group, … (IVTP supplement, Algorithm 2 with
+    start 0; its loop would cut once more after layer 21 of 23, which its token counts and TFLOPs contradict).
     """
     ends = tuple(start + group * index for index in range(max(1, layers // group)))
     return tuple(end + 1 for end in ends if end < layers)

@@ -30,13 +30,9 @@ def rollout_row(top: Tensor, lower: Sequence[Tensor], source: Tensor, *, identit
     return (last + row if identity else last).squeeze(1)
 
 
-def product(rows: Tensor) -> Tensor:
-    """Return the element-wise product [B, N] of attention rows [B, G, N], up to a factor per image.
-
-    In logarithms, since the product over many layers is smaller than a float.
-    """
-    logarithm = rows.clamp_min(torch.finfo(rows.dtype).tiny).log().sum(dim=1)
-    return (logarithm - logarithm.amax(dim=-1, keepdim=True)).exp()
+def logarithm(score: Tensor) -> Tensor:
+    """Return the natural logarithm of what is not negative, finite: 0 counts as the smallest float there is."""
+    return score.clamp_min(torch.finfo(score.dtype).tiny).log()
 
 
 def outliers(score: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from methods.schedule import check_budget, merge_cuts
 class ToMe(Method):
     """Bipartite soft matching by head-mean keys between attention and MLP, with proportional attention.
 
-    A merge can at most halve the tokens, so low budgets merge more in the lower layers than an even spread would.
+    Source: ToMe, Section 3, and its released code; IVTP supplement, Section 2, for the budget: the same number merges
+    in every layer. Ours: a merge can at most halve the tokens, so low budgets merge more in the lower layers than that.
+    The budget counts patches; the papers' TFLOPs count CLS among the 64.
     """
 
     name: ClassVar[str] = "tome"

@@ -15,8 +15,8 @@ class ToMePlus(Method):
     """Before each of the LLM's layers 1 to `llm_layers`, the most similar tokens merge, until n are left.
 
     Source: IVTP, Table 7 and Section 4.3. Ours, where the paper is silent: similarity is that of the head-mean keys of
-    the layer below, before RoPE; merged tokens stay in the order of their places, since an LLM is causal; attention
-    there is not made proportional.
+    the layer below, before RoPE; tokens keep the order in which they came into the LLM, which is causal; attention
+    there is not made proportional; a cut stands before every one of these layers.
     """
 
     name: ClassVar[str] = "tome+"
@@ -48,7 +48,7 @@ class ToMePlus(Method):
 
 
 def merge_in_order(view: View, n: int) -> Reduced:
-    """Merge the most similar pairs; what is left stands in the order of its places."""
+    """Merge the most similar pairs; what is left keeps its order."""
     merged = bipartite_merge(view, n)
     if merged.x is None or merged.size is None:
         return merged

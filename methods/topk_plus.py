@@ -13,7 +13,8 @@ class TopKPlus(Method):
     """Before each of the LLM's layers 1 to `llm_layers`, the tokens least similar to CLS go, until n are left.
 
     Source: IVTP, Table 7 and Section 4.3. Ours, where the paper is silent: in the LLM, which has no CLS, the ViT's goes
-    through the projector and rides beside the sequence as IVTP's pseudo CLS does; the same number goes at every cut.
+    through the projector and rides beside the sequence as IVTP's pseudo CLS does; the same number goes at every cut,
+    and a cut stands before every one of these layers.
     """
 
     name: ClassVar[str] = "topk+"

@@ -52,9 +52,12 @@ def dominant_and_contextual(view: View, n: int, contextual: int) -> Reduced:
         return keep_all(view)
     dominant = keep_top(view.attention, n - contextual - 1).index
     rest = (~flags(dominant, N)).int().argsort(dim=1, descending=True, stable=True)[:, : N - dominant.shape[1]]
-    is_target = torch.zeros(rest.shape[1], dtype=torch.bool, device=rest.device)
-    is_target[torch.arange(contextual) * max(1, rest.shape[1] // max(contextual, 1))] = True
-    targets, others = rest[:, is_target], rest[:, ~is_target]
+    slot = torch.arange(rest.shape[1], device=rest.device)
+    step = max(1, rest.shape[1] // max(contextual, 1))
+    is_target = (slot % step == 0) & (slot < contextual * step)
+    targets, others = rest[:, is_target.int().argsort(descending=True, stable=True)].split(
+        [contextual, rest.shape[1] - contextual], dim=1
+    )
 
     x, size = view.x.float(), view.size
     merged, merged_size = take(x, targets), size.gather(1, targets)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attached import Attached
-from harness.model.plan import RIDER
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from methods.interface import Method
 
@@ -56,7 +55,7 @@ def attach(
         text_encoder = None
     elif text_encoder is None:
         text_encoder = load_text_encoder(default_text_encoder(name), str(model.device))
-    if tokenizer is None and any(stage.seam == "llm" and stage.needs & RIDER for stage in stages):
+    if tokenizer is None and method.reads_question:
         tokenizer = default_tokenizer(name)
     attached = Attached(parts, method, stages, text_encoder, tokenizer, seed)
     bound: dict[nn.Module, Any] = {}

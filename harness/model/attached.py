@@ -19,7 +19,7 @@ from harness.model.rider import Inserted, Rider
 from harness.model.splice import insert, placeholders, splice
 from harness.model.text import TextEncoder
 from harness.model.vit import Vision
-from methods.interface import Method, Stage
+from methods.interface import Method, Stage, Words
 
 
 class Attached:
@@ -145,7 +145,6 @@ class Attached:
 
     def _guide(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, list[Guide]]:
         """Return the pseudo CLS of every image [M, D] and the words that it is made of."""
-        assert self.tokenizer is not None
 
         def project(states: Tensor) -> Tensor:
             return self.parts.projector(states.to(self.vision.feature_cls)).to(embeddings)
@@ -154,9 +153,12 @@ class Attached:
         text = mask.bool() & (input_ids != self.parts.image_token)
         states, guides = [], []
         for image, row in enumerate(rows.tolist()):
-            ids, embedded = input_ids[row][text[row]], embeddings[row][text[row]]
-            last_cls = self.vision.last_cls[image]
-            asked, seen = words(self.tokenizer, self.encoder, ids, embedded, last_cls, projected[image], project)
+            asked, seen = "", Words(embeddings[row, :0], [], projected[image])
+            if self.method.reads_question:
+                assert self.tokenizer is not None
+                ids, embedded = input_ids[row][text[row]], embeddings[row][text[row]]
+                last_cls = self.vision.last_cls[image]
+                asked, seen = words(self.tokenizer, self.encoder, ids, embedded, last_cls, projected[image], project)
             made = self.method.guide(seen)
             states.append(made.state)
             guides.append(Guide(asked, made.guides))

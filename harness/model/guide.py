@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 
 from torch import Tensor
@@ -13,7 +14,8 @@ from methods.interface import Reading, Words
 Span = tuple[int, int]
 
 
-def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, list[int], list[Span]]:
+@lru_cache(maxsize=4096)  # it is part of reading the prompt, which comes before what is timed
+def question(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, list[int], list[Span]]:
     """Return the question of a prompt, the indices of its tokens in `ids` and their character ranges in it.
 
     ids are a row's text tokens, without padding and image placeholders. The question is the last user turn: what stands
@@ -21,7 +23,7 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, l
     every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole; the pieces of one
     character decode to several replacements until it is whole, so an end never goes beyond a later one.
     """
-    prefixes = [str(tokenizer.decode(ids[: stop + 1], skip_special_tokens=True)) for stop in range(len(ids))]
+    prefixes = [str(tokenizer.decode(list(ids[: stop + 1]), skip_special_tokens=True)) for stop in range(len(ids))]
     text = prefixes[-1] if prefixes else ""
     ends = list(accumulate((len(prefix) for prefix in reversed(prefixes)), min))[::-1]
     turn = re.search(r"(?s:.*)USER\s*:", text)
@@ -52,7 +54,7 @@ def words(
 
     encoder: None for a method that does not read CLIP; project: LLaVA's projector.
     """
-    text, indices, spans = question(tokenizer, ids.tolist())
+    text, indices, spans = question(tokenizer, tuple(ids.tolist()))
     clip = None
     if encoder is not None:
         features, clip_spans = encoder.encode(text)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+AT_ONCE = 2**22  # logits: 16 MiB
+
 
 class Projections:
     """Queries, keys and values of one layer, as its projections gave them: [B, T, heads · d], before RoPE."""
@@ -50,16 +52,18 @@ def heads(x: Tensor, width: int) -> Tensor:
 def mean_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:
     """Return the head-mean attention [B, Q, T] of queries [B, H, Q, d] to keys [B, H or fewer, T, d].
 
-    bias [B, 1 or Q, T] is added to the logits. One head at a time, so that no [B, H, Q, T] is ever held. A row that may
-    see nothing at all (padding) gets the mean over everything, not NaN.
+    bias [B, 1 or Q, T] is added to the logits. A few heads at a time, so that no large [B, H, Q, T] is ever held. A row
+    that may see nothing at all (padding) gets the mean over everything, not NaN.
     """
-    groups = q.shape[1] // k.shape[1]
-    bias = bias.float().clamp(min=torch.finfo(torch.float32).min)
-    total = torch.zeros(q.shape[0], q.shape[2], k.shape[2], device=q.device)
-    for head in range(q.shape[1]):
-        logits = q[:, head].float() @ k[:, head // groups].float().transpose(1, 2)
-        total += torch.softmax(logits.mul_(scaling).add_(bias), dim=-1)
-    return total.div_(q.shape[1])
+    B, H, Q, _ = q.shape
+    k = k.repeat_interleave(H // k.shape[1], dim=1)
+    bias = bias.float().clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)
+    total = torch.zeros(B, Q, k.shape[2], device=q.device)
+    some = max(1, AT_ONCE // total.numel())
+    for some_q, some_k in zip(q.split(some, dim=1), k.split(some, dim=1), strict=True):
+        logits = some_q.float() @ some_k.float().transpose(2, 3)
+        total += torch.softmax(logits.mul_(scaling).add_(bias), dim=-1).sum(dim=1)
+    return total.div_(H)
 
 
 def row_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:

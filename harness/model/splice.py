@@ -48,10 +48,9 @@ def splice(
 ) -> tuple[Frame, Tensor]:
     """Return frame 0 and the embeddings [B, L', D] that enter the LLM.
 
-    features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Cuts at the
-    input seam reduce them further; uniform draws for those that need random numbers; ragged: whether images may differ
-    in their counts. Under `original` positions a
-    token keeps that of its own patch's placeholder.
+    features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Cuts at the input
+    seam reduce them further; uniform draws for those that need random numbers; ragged: whether images may differ in
+    their counts. Under `original` positions a token keeps that of its own patch's placeholder.
     """
     for stage, cut in cuts if len(features) else []:
         random = uniform(f"input {cut.layer}", size) if "random" in stage.needs else None

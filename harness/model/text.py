@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from harness.errors import VtbenchError
@@ -113,6 +113,7 @@ def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch
             f"text_encoder: {name} cannot be loaded; allowed are a CLIP's hub id or local folder with safetensors, "
             f"open_clip:ARCHITECTURE/PRETRAINED, {RANDOM_CLIP} ({reason})"
         ) from None
+    model.vision_model.encoder.layers = nn.ModuleList()  # only the tower's last norm and its projection are used
     return TextEncoder(model.to(device, dtype).eval(), tokenizer)
 
 

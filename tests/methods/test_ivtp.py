@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from methods import method
+from methods import METHODS, method
 from methods.interface import Reading, Shape, View, Words
+from methods.ivtp_v import REDUCE
 from tests.methods import naive
 
 LLAVA_7B = Shape(patches=576, vit_layers=23, llm_layers=32)
@@ -376,3 +377,17 @@ def test_stage_1_has_no_parameters_of_stage_2():
         ValueError, match="ivtp-v: 'threshold' is not a parameter; allowed are positions, tokens, group"
     ):
         method("ivtp-v", tokens=64, threshold=0.2)
+
+
+def test_a_product_too_small_for_a_float_still_ranks():
+    """23 layers: 1e-69 and less, of which a float holds nothing; the three largest are at 1, 3 and 4."""
+    row = torch.tensor([1e-3, 5e-3, 2e-3, 6e-3, 4e-3, 3e-3])
+    view = View(x=torch.zeros(1, 6, 1), size=torch.ones(1, 6), rows=row.expand(1, 23, 6), value_norm=torch.ones(1, 6))
+    assert REDUCE["multiply"](view, 3).index.tolist() == [[1, 3, 4]]
+    assert REDUCE["multiply"](view._replace(rows=torch.zeros(1, 23, 6)), 3).index.tolist() == [[0, 1, 2]]
+
+
+def test_only_words_make_a_method_read_the_question():
+    assert method("ivtp", tokens=9).reads_question and method("ivtp", tokens=9, guidance="OTT").reads_question
+    assert not method("ivtp", tokens=9, guidance="none").reads_question
+    assert not any(method(name, tokens=9).reads_question for name in METHODS if name not in ("full", "ivtp"))

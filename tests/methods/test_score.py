@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from methods.reduce import keep_top
-from methods.score import activation_weighted, cls_similarity, map_relevance, outliers, product, relevance, rollout_row
+from methods.score import (
+    activation_weighted,
+    cls_similarity,
+    logarithm,
+    map_relevance,
+    outliers,
+    relevance,
+    rollout_row,
+)
 from tests.methods import naive
 
 FIRST = torch.tensor([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]])
@@ -73,10 +81,9 @@ def test_activation_weighted_is_eq_4():
     assert score.tolist() == [[0.25, 0.5, 0.25]]
 
 
-def test_a_product_too_small_for_a_float_still_ranks():
-    rows = torch.tensor([[[1e-3, 2e-3, 4e-3]]]).expand(1, 23, 3)  # 1e-69, 2²³ as much, 4²³ as much
-    assert_close(product(rows), torch.tensor([[4.0**-23, 2.0**-23, 1.0]]), rtol=1e-3, atol=0)
-    assert product(torch.tensor([[[0.0, 0.5], [0.5, 0.5]]]))[0, 0] < 1e-30  # and nothing is not a number
+def test_the_logarithm_of_nothing_is_a_number():
+    assert_close(logarithm(torch.tensor([0.5, 1.0])), torch.tensor([-math.log(2), 0.0]))
+    assert logarithm(torch.tensor([0.0])).isfinite()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ class Staged(Method):
     made: tuple[Stage, ...]
     inserts_pseudo_cls: bool = False
 
+    @property
+    def reads_question(self):
+        return any(each.seam == "llm" and each.needs & RIDER for each in self.made)
+
     def stages(self, shape):
         return self.made
 

@@ -62,7 +62,7 @@ def pieces_tokenizer(texts: str) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("tokenizer", [bytes_tokenizer(), pieces_tokenizer(PROMPT)], ids=["byte pairs", "pieces"])
 def test_the_question_is_the_last_user_turn_with_ranges_that_cover_it(tokenizer):
     ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
-    text, indices, spans = question(tokenizer, ids)
+    text, indices, spans = question(tokenizer, tuple(ids))
     assert text == "and the café 🦊, is it red?"
     assert spans[0][0] == 0 and spans[-1][1] == len(text)
     assert all(before[1] == after[0] for before, after in pairwise(spans))
@@ -74,7 +74,7 @@ def test_the_question_is_the_last_user_turn_with_ranges_that_cover_it(tokenizer)
 
 def test_the_question_of_whole_words():
     ids = TOKENIZER("USER: where is the object? ASSISTANT:")["input_ids"]
-    text, indices, spans = question(TOKENIZER, ids)
+    text, indices, spans = question(TOKENIZER, tuple(ids))
     assert [text[start:stop].strip() for start, stop in spans] == ["where", "is", "the", "ob", "ject", "?"]
     assert [TOKENIZER.convert_ids_to_tokens(ids[index]) for index in indices][-3:] == ["ob", "##ject", "?"]
 
@@ -89,7 +89,7 @@ def test_the_question_of_whole_words():
     ],
 )
 def test_a_prompt_without_turns_is_all_question(text, expected):
-    assert question(TOKENIZER, TOKENIZER(text, add_special_tokens=False)["input_ids"])[0] == expected
+    assert question(TOKENIZER, tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"]))[0] == expected
 
 
 def test_features_are_every_tokens_own_and_beyond_the_context_there_are_none(encoder):
@@ -225,3 +225,16 @@ def test_the_random_pocket_runs_ivtp_offline_by_its_name():
             input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], pixel_values=torch.randn(1, 3, side, side)
         )
     assert len(attached.ledger.kept[0]) == 64
+
+
+def test_a_method_that_reads_no_word_needs_no_tokenizer():
+    for chosen in (method("topk+", tokens=9), method("ivtp", tokens=9, guidance="none")):
+        with attach(build(), chosen) as attached, torch.inference_mode():
+            attached.parts.core(**batch())
+        assert [guide.question for guide in attached.ledger.guides] == [""] * 4
+
+
+def test_a_text_encoder_holds_no_vision_layers():
+    encoder = load_text_encoder(str(WEIGHTS / "clip"))
+    assert len(encoder.model.vision_model.encoder.layers) == 0
+    assert encoder.project_cls(torch.zeros(64)).shape == (64,)
