@@ -90,8 +90,20 @@ class Group:
         return torch.stack([row.gather(1, frame.slots()) for row in self.rows], dim=1)
 
 
+class Reach:
+    """What the pseudo CLS of each image sees of its row: the first P slots, but for what is hidden [M, P]."""
+
+    def __init__(self, frame: Frame, end: Tensor) -> None:
+        """End [M]: the last slot seen. It asks the device, so once a frame."""
+        self.frame, self.P = frame, int(end.max()) + 1
+        seen = frame.valid[frame.row, : self.P] & (torch.arange(self.P, device=end.device) <= end[:, None])
+        self.hidden = torch.finfo(torch.float32).min * (~seen).float()
+
+
 class Rider:
     """One pseudo CLS per image, beside the sequence."""
+
+    reach: Reach | None = None
 
     def __init__(self, state: Tensor, rotary: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.state = state[:, None]  # [M, 1, D]
@@ -106,9 +118,9 @@ class Rider:
         """Take the rider, at position [M], through a layer whose main path has just run."""
         attention, frame = heard.layer.self_attn, heard.frame
         width, scaling = attention.head_dim, attention.scaling
-        end = (frame.start + frame.count - 1).clamp(min=0)
-        P = int(end.max()) + 1
-        hidden = _hidden(frame, end, P)
+        if self.reach is None or self.reach.frame is not frame:
+            self.reach = Reach(frame, (frame.start + frame.count - 1).clamp(min=0))
+        P, hidden = self.reach.P, self.reach.hidden
         k = heard.keys[frame.row, :, :P]
         v = heads(heard.projections.v, width)[frame.row, :, :P]
         embedding = self.rotary(self.state, position[:, None])
@@ -125,7 +137,7 @@ class Rider:
             return
         q, own_k = (rotate(heads(x, width), embedding) for x in (own.q, own.k))
         row = row_attention(q[:, :, 0], torch.cat([k, own_k], dim=2), bias, scaling)
-        self.group.own = end.new_full((len(end),), P)
+        self.group.own = frame.start.new_full((len(row),), P)
         self.group.rows.append(row)
         if heard.matrix:
             matrix = torch.zeros(len(row), P + 1, P + 1, device=row.device)
@@ -136,6 +148,8 @@ class Rider:
 
 class Inserted:
     """One pseudo CLS per image, a token of the sequence right behind it."""
+
+    reach: Reach | None = None
 
     def __init__(self) -> None:
         self.group = Group()
@@ -150,19 +164,14 @@ class Inserted:
             return
         frame, scaling = heard.frame, heard.layer.self_attn.scaling
         own = frame.start + frame.count
-        P = int(own.max()) + 1
-        hidden = _hidden(frame, own, P)
+        if self.reach is None or self.reach.frame is not frame:
+            self.reach = Reach(frame, own)
+        P, hidden = self.reach.P, self.reach.hidden
         k = heard.keys[frame.row, :, :P]
         self.group.own = own
         self.group.rows.append(row_attention(heard.queries[frame.row, :, own], k, hidden, scaling))
         if heard.matrix:
             self.group.lower.append(_prefix(heard, frame, k, hidden, P))
-
-
-def _hidden(frame: Frame, end: Tensor, P: int) -> Tensor:
-    """Return what is added to logits [M, P] so that only the row's valid slots up to `end` [M] are seen."""
-    seen = frame.valid[frame.row, :P] & (torch.arange(P, device=end.device) <= end[:, None])
-    return torch.finfo(torch.float32).min * (~seen).float()
 
 
 def _prefix(heard: Heard, frame: Frame, k: Tensor, hidden: Tensor, P: int) -> Tensor:
