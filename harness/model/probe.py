@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-AT_ONCE = 2**22  # logits: 16 MiB
+AT_ONCE = 2**21  # logits: 8 MiB
 
 
 class Projections:
