@@ -22,7 +22,7 @@ from methods import METHODS
 from methods.interface import Method
 
 # Raise it when the code measures anything differently: every id changes with it, so that every trial runs again.
-PROTOCOL = 1
+PROTOCOL = 2
 
 # The embedded tasks are known by their files: asking lmms-eval takes seconds.
 OWN_TASKS = Path(__file__).parent / "lmms" / "pocketvqa"

@@ -75,7 +75,7 @@ def test_the_id_is_stable(tmp_path):
     expected = (
         '{"attention":"sdpa","batch_size":8,"content":{},"dtype":"float32","limit":null,'
         '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:llava-1.5-7b",'
-        '"parameters":{"positions":"original","tokens":64},"protocol":1,"seed":0,"task":"gqa","text_encoder":null,'
+        '"parameters":{"positions":"original","tokens":64},"protocol":2,"seed":0,"task":"gqa","text_encoder":null,'
         '"trust_remote_code":false}'
     )
     assert (
@@ -117,7 +117,7 @@ def test_what_can_change_a_number_changes_the_id(tmp_path, other):
 
 def test_protocol_and_content_change_the_id(tmp_path):
     trial = only(tmp_path, "methods: full\n")
-    assert trial.model_copy(update={"protocol": 2}).id != trial.id
+    assert trial.model_copy(update={"protocol": 1}).id != trial.id
     (tmp_path / "weights").mkdir()
     local = "model: " + str(tmp_path / "weights") + "\ntasks: pope\nmethods: full\n"
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"one")
