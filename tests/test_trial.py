@@ -50,6 +50,15 @@ def test_a_record_has_what_was_asked_for(tmp_path, warm):
     assert (provenance["device"], provenance["dtype"], provenance["seed"]) == ("cpu", "float32", 0)
 
 
+def test_no_text_encoder_stays_for_a_method_that_reads_none(tmp_path, warm):
+    text = "model: pocket\nlimit: 1\nmeasure: [tokens]\ntokens: 64\nmethods: [ivtp, topk]\n"
+    kept = []
+    for trial in trials(tmp_path, text):
+        run(trial, warm)
+        kept.append(load_text_encoder.cache_info().currsize)
+    assert kept == [1, 0]
+
+
 def test_a_method_that_adapts_has_no_nominal_budget(tmp_path, warm):
     text = "model: pocket\nlimit: 3\nmeasure: [tokens, flops]\nmethods: {prumerge: {tokens: [null, 16]}}\n"
     adaptive, fixed = (run(trial, warm).record for trial in trials(tmp_path, text))
