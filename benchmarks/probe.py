@@ -453,7 +453,9 @@ def benchmark(
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the tables."""
-    table = Table(title=f"Extra over plain SDPA as a ratio of eager's extra; goal ≤ {PROBE_GOAL:g} of each, for a row alone")
+    table = Table(
+        title=f"Extra over plain SDPA as a ratio of eager's extra; goal ≤ {PROBE_GOAL:g} of each, for a row alone"
+    )
     for column in (
         "tower",
         "tokens",

@@ -199,8 +199,13 @@ class Grid(NamedTuple):
 
     @property
     def values(self) -> tuple[list[Any], list[Any]]:
-        """The values of the two parameters, as they are sorted."""
-        return sorted({key[0] for key in self.cells}), sorted({key[1] for key in self.cells})
+        """The values of the two parameters: numbers sorted, then words and nothing."""
+        down, across = ({key[side] for key in self.cells} for side in (0, 1))
+        return sorted(down, key=_rank), sorted(across, key=_rank)
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
+    return (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
 
 
 def grids(results: Results, compared: Compared) -> list[Grid]:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -311,3 +312,15 @@ def test_a_method_that_adapts_has_a_heading_of_its_own_and_stands_at_its_realise
     assert last.endswith("| 42 / 42 |")
     assert "- prumerge+ adaptive on pocketvqa: no" in markdown
     assert any(place == pytest.approx(41.5, rel=0.1) for place in places)
+
+
+def test_a_grid_of_numbers_words_and_nothing_is_sorted(tmp_path):
+    folder = tmp_path / "results" / "mixed"
+    add(folder, 0, "full", {}, right=0.9)
+    for number, (group, into) in enumerate(product([4, "all", 2], [None, 200, 100]), start=1):
+        add(folder, number, "ivtp", {"tokens": 64, "group": group, "tokens_into_llm": into}, right=0.5)
+    markdown = report.write(folder, tmp_path / "reports").read_text()
+    table = markdown.partition("## Grids")[2].partition("| --- ")
+    assert table[0].splitlines()[-1].endswith("| 100 | 200 | None |")
+    assert [line.split("|")[1].strip() for line in table[2].splitlines()[1:4]] == ["2", "4", "all"]
+    assert (tmp_path / "reports" / "mixed" / "grid_1.png").exists()
