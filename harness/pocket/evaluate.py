@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
+from harness.lmms.pictures import pictures as png_by_seed
 from harness.pocket import WEIGHTS
 from harness.pocket.data import FOLDER, Row
 from harness.pocket.questions import FAMILIES, visible_words
@@ -35,8 +36,7 @@ def rows(family: str, limit: int | None = None) -> list[Row]:
 
 def pictures() -> dict[int, Image.Image]:
     """Return the test pictures by scene seed."""
-    table = pq.read_table(FOLDER / "images.parquet").to_pylist()
-    return {row["image_id"]: Image.open(io.BytesIO(row["png"])) for row in table}
+    return {seed: Image.open(io.BytesIO(png)) for seed, png in png_by_seed().items()}
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from PIL import Image
 
 from harness.errors import VtbenchError
 from harness.lmms.model import ImageCache, VtBench
+from harness.lmms.pictures import pictures
 from harness.lmms.tasks import manager_for
 from harness.model.load import load
 
@@ -146,3 +147,13 @@ def test_arguments_of_lmms_evals_command_line(loaded):
 def test_our_own_tasks_are_found_without_lmms_evals():
     assert {"pocketvqa", "pocket_tiny", "pocketvqa_count"} <= set(manager_for("pocketvqa").all_tasks)
     assert "gqa" not in manager_for("pocketvqa").all_tasks
+
+
+def test_the_pictures_are_read_once_whatever_lmms_eval_loads_anew():
+    from lmms_eval.tasks import get_task_dict
+
+    pictures.cache_clear()
+    for names in (["pocket_tiny_count"], ["pocket_tiny_where", "pocket_tiny_count"]):
+        for task in get_task_dict(names, manager_for("pocket_tiny")).values():
+            assert task.doc_to_visual(task.test_docs()[0])[0].size == (120, 120)
+    assert pictures.cache_info().misses == 1

@@ -1,27 +1,20 @@
 """What PocketVQA's YAML files call; lmms-eval imports this file by its path."""
 
 import io
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from datasets import Dataset
 from PIL import Image
+
+from harness.lmms.pictures import pictures
 
 TINY = 12
 Doc = dict[str, Any]
 
 
-@cache
-def _pictures() -> dict[int, bytes]:
-    table = pq.read_table(Path(__file__).parent / "test" / "images.parquet")
-    return dict(zip(table["image_id"].to_pylist(), table["png"].to_pylist(), strict=True))
-
-
 def doc_to_visual(doc: Doc) -> list[Image.Image]:
     """Return the picture that the question is about."""
-    return [Image.open(io.BytesIO(_pictures()[doc["image_id"]])).convert("RGB")]
+    return [Image.open(io.BytesIO(pictures()[doc["image_id"]])).convert("RGB")]
 
 
 def first(dataset: Dataset) -> Dataset:
