@@ -23,7 +23,8 @@ def test_the_library_example_runs(capsys):
     printed = capsys.readouterr().out
     vit, llm = [[576, 352, 352, 352, 128, 128, 128, 128]], [[128, 96, 96, 96, 64, 64]]
     assert f"Realised(vit={vit}, llm={llm})" in printed
-    assert "[Guide(question='what color is the circle?', spans=" in printed
+    assert printed.startswith("above\n")
+    assert "[Guide(question='is the orange square above or below the blue triangle?', spans=" in printed
 
 
 def test_the_schedule_example_says_what_it_prints():

@@ -27,9 +27,14 @@ def accuracy_tokens(results: Results, compared: Compared, path: Path) -> None:
         for i, row in enumerate(results.rows)
         if row.method != "full" and (tokens := row.tokens or row.mean("tokens", "mean_llm"))
     }
-    figure, panels = _curves(results, compared, place, "visual tokens (nominal budget)", apart=0.05)
+    adapts = any(results.rows[i].tokens is None for i in place)
+    xlabel = f"visual tokens (nominal budget{', adaptive: realised mean' if adapts else ''})"
+    figure, panels = _curves(results, compared, place, xlabel, apart=0.05)
+    budgets = sorted({row.tokens for row in results.rows if row.tokens})
     for axes in panels:
         axes.set_xscale("log", base=2)
+        if len(budgets) < 8:  # of more the labels would overlap
+            axes.set_xticks(budgets)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
     _write(figure, path)

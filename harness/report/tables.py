@@ -255,6 +255,13 @@ def failure_list(results: Results) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def _parameters(results: Results, method: str) -> str:
+    """Write the parameters that a method had throughout."""
+    first = next(row.parameters for row in results.rows if row.method == method)
+    same = [f"{key} {value}" for key, value in first.items() if key not in ("tokens", *varied(results)[method])]
+    return text(f"{method} ({', '.join(same)})" if same else method)
+
+
 def provenance(results: Results) -> str:
     """Return where the numbers come from; values that differ between trials are all listed."""
     records = [record for row in results.rows for record in row.records]
@@ -284,6 +291,7 @@ def provenance(results: Results) -> str:
         "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
         "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
         "seed": every("trial", "seed"),
+        "parameters": "; ".join(_parameters(results, method) for method in varied(results)),
         "FLOPs": "prefill, convention `flops` (two a multiply-add, all that runs, counted by fvcore), "
         f"over {every('flops', 'tokens_basis')}",
         "time": f"{every('latency', 'clock')}; device to itself: {every('latency', 'exclusive')}",
