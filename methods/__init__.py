@@ -45,6 +45,17 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+def _fits(value: object, kind: object) -> bool:
+    """Return whether a value is of a parameter's type; a whole number is a float, and a bool no number."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind) or isinstance(value, str)  # the method itself names the words that it allows
+    if get_args(kind):
+        return any(_fits(value, each) for each in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
+
+
 def method(name: str, **parameters: object) -> Method:
     """Return a method by its name: `method("ivtp", tokens=64)`.
 
@@ -58,10 +69,11 @@ def method(name: str, **parameters: object) -> Method:
     for parameter, value in parameters.items():
         if parameter not in allowed:
             raise ValueError(f"{name}: {parameter!r} is not a parameter; allowed are {', '.join(allowed)}")
-        if get_origin(types[parameter]) is Literal and value not in get_args(types[parameter]):
-            raise ValueError(
-                f"{name}: {parameter} {value!r} is unknown; allowed are {', '.join(get_args(types[parameter]))}"
-            )
+        kind = types[parameter]
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(f"{name}: {parameter} {value!r} is unknown; allowed are {', '.join(get_args(kind))}")
+        if not _fits(value, kind):
+            raise ValueError(f"{name}: {parameter} {value!r} is of the wrong type")
     needed = [field.name for field in fields(chosen) if field.default is MISSING]
     if "tokens" in needed and "tokens" not in parameters:
         raise ValueError(f"{name}: tokens is missing; it is the number of visual tokens to keep")

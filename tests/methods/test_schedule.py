@@ -159,6 +159,11 @@ def test_the_smallest_budget_is_within_reach_and_named_below(name, shape, smalle
             (name, {"tokens": 64, "budget": "sum"}, f"{name}: budget 'sum' is unknown; allowed are mean, kept")
             for name in ("fastv", "pyramiddrop", "sparsevlm")
         ),
+        ("topk", {"tokens": "64"}, "topk: tokens '64' is of the wrong type"),
+        ("topk", {"tokens": None}, "topk: tokens None is of the wrong type"),
+        ("ivtp", {"tokens": 64, "identity": "yes"}, "ivtp: identity 'yes' is of the wrong type"),
+        ("ivtp", {"tokens": 64, "threshold": True}, "ivtp: threshold True is of the wrong type"),
+        ("ivtp", {"tokens": 64, "group": 2.5}, "ivtp: group 2.5 is of the wrong type"),
         *((name, {"positions": "packed"}, "'packed' is unknown; allowed are original, contiguous") for name in METHODS),
     ],
 )
