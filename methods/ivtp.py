@@ -44,7 +44,9 @@ class IVTP(IVTPV):
         if self.llm_layers < 1:
             raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
         if self.tokens_into_llm is not None and self.tokens_into_llm < self.tokens:
-            raise ValueError(f"tokens_into_llm: {self.tokens_into_llm} is less than tokens, {self.tokens}")
+            raise ValueError(
+                f"tokens_into_llm: {self.tokens_into_llm} is not possible; allowed are {self.tokens} or more"
+            )
         if self.pseudo_cls == "clip" and not self.reads_clip:
             raise ValueError("pseudo_cls: clip needs CLIP's text encoder; allowed with guidance: OTT+TE+RT")
         if self.pseudo_cls == "hybrid" and self.guidance == "none":

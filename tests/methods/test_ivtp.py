@@ -352,7 +352,7 @@ def test_what_both_refuse(name, parameters, message):
         ({"threshold": 1.5}, "threshold: 1.5 is not possible; a cosine is within -1 to 1"),
         ({"threshold": -1.5}, "threshold: -1.5 is not possible; a cosine is within -1 to 1"),
         ({"llm_layers": 0}, "llm_layers: 0 is not possible; allowed are 1 or more layers"),
-        ({"tokens_into_llm": 63}, "tokens_into_llm: 63 is less than tokens, 64"),
+        ({"tokens_into_llm": 63}, "tokens_into_llm: 63 is not possible; allowed are 64 or more"),
         ({"tokens_into_llm": 577}, "tokens_into_llm: 577 is not possible; allowed are 64 to 576"),
         ({"guidance": "RT"}, "guidance 'RT' is unknown; allowed are OTT+TE+RT, OTT+RT, OTT, none"),
         ({"pseudo_cls": "vit"}, "pseudo_cls 'vit' is unknown; allowed are llm, clip, hybrid, as_token"),
