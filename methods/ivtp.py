@@ -8,7 +8,7 @@ from torch import Tensor
 
 from methods.interface import PseudoCLS, Shape, Stage, Words
 from methods.ivtp_v import IVTPV
-from methods.schedule import check_budget
+from methods.schedule import check_budget, check_llm_layers
 from methods.score import map_relevance, relevance
 
 
@@ -41,8 +41,7 @@ class IVTP(IVTPV):
         super().__post_init__()
         if not -1 <= self.threshold <= 1:
             raise ValueError(f"threshold: {self.threshold} is not possible; a cosine is within -1 to 1")
-        if self.llm_layers < 1:
-            raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
+        check_llm_layers(self.llm_layers)
         if self.tokens_into_llm is not None and self.tokens_into_llm < self.tokens:
             raise ValueError(
                 f"tokens_into_llm: {self.tokens_into_llm} is not possible; allowed are {self.tokens} or more"

@@ -46,6 +46,17 @@ def even_cuts(layers: Iterable[int], before: int, after: int) -> tuple[Cut, ...]
     )
 
 
+def check_llm_layers(llm_layers: int) -> None:
+    """Refuse a number of LLM layers to cut in that is none. Errors: ValueError naming the possible ones."""
+    if llm_layers < 1:
+        raise ValueError(f"llm_layers: {llm_layers} is not possible; allowed are 1 or more layers")
+
+
+def first_llm_cuts(llm_layers: int, before: int, after: int, shape: Shape) -> tuple[Cut, ...]:
+    """Spread before → after tokens over cuts before the LLM's layers 1 to `llm_layers`, or to its last."""
+    return even_cuts(range(1, min(llm_layers, shape.llm_layers - 1) + 1), before, after)
+
+
 def geometric_cuts(layers: tuple[int, ...], tokens: int, budget: Budget, shape: Shape) -> tuple[Cut, ...]:
     """Drop the same share of what is left before each of these LLM layers.
 

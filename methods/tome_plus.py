@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from methods.interface import Method, Reduced, Shape, Stage, Tokens, View
 from methods.reduce import bipartite_merge, take
-from methods.schedule import check_budget, even_cuts, fewest_merged
+from methods.schedule import check_budget, check_llm_layers, fewest_merged, first_llm_cuts
 from methods.tome import ToMe
 
 
@@ -26,8 +26,7 @@ class ToMePlus(Method):
     llm_layers: Annotated[int, "1 or more"] = 12
 
     def __post_init__(self) -> None:
-        if self.llm_layers < 1:
-            raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
+        check_llm_layers(self.llm_layers)
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return ToMe's ViT stage at 2n and an LLM stage. Errors: ValueError that names the budgets within reach."""
@@ -39,8 +38,7 @@ class ToMePlus(Method):
                 f"layers; allowed are {smallest} to {shape.patches}"
             )
         between = min(2 * self.tokens, shape.patches)
-        layers = range(1, min(self.llm_layers, shape.llm_layers - 1) + 1)
-        cuts = even_cuts(layers, between, self.tokens)
+        cuts = first_llm_cuts(self.llm_layers, between, self.tokens, shape)
         return (
             *ToMe(tokens=between).stages(shape),
             Stage(seam="llm", reduce=merge_in_order, cuts=cuts, needs=frozenset({"keys"})),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from methods.interface import Method, PseudoCLS, Shape, Stage, Tokens, Words
-from methods.schedule import check_budget, even_cuts
+from methods.schedule import check_budget, check_llm_layers, first_llm_cuts
 from methods.topk import TopK, most_like_cls
 
 
@@ -24,15 +24,13 @@ class TopKPlus(Method):
     llm_layers: Annotated[int, "1 or more"] = 12
 
     def __post_init__(self) -> None:
-        if self.llm_layers < 1:
-            raise ValueError(f"llm_layers: {self.llm_layers} is not possible; allowed are 1 or more layers")
+        check_llm_layers(self.llm_layers)
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return TopK's ViT stage at 2n and an LLM stage."""
         check_budget(self.tokens, shape)
         between = min(2 * self.tokens, shape.patches)
-        layers = range(1, min(self.llm_layers, shape.llm_layers - 1) + 1)
-        cuts = even_cuts(layers, between, self.tokens)
+        cuts = first_llm_cuts(self.llm_layers, between, self.tokens, shape)
         in_llm = Stage(seam="llm", reduce=most_like_cls, cuts=cuts, needs=frozenset({"cls"}))
         return (*TopK(tokens=between).stages(shape), in_llm)
 

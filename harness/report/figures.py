@@ -27,7 +27,7 @@ def accuracy_tokens(results: Results, compared: Compared, path: Path) -> None:
         for i, row in enumerate(results.rows)
         if row.method != "full" and (tokens := row.tokens or row.mean("tokens", "mean_llm"))
     }
-    adapts = any(results.rows[i].tokens is None for i in place)
+    adapts = any(results.rows[i].adaptive for i in place)
     xlabel = f"visual tokens (nominal budget{', adaptive: realised mean' if adapts else ''})"
     figure, panels = _curves(results, compared, place, xlabel, apart=0.05)
     budgets = sorted({row.tokens for row in results.rows if row.tokens})
@@ -70,8 +70,11 @@ def heat_map(grid: Grid, path: Path) -> None:
 
 def _line(results: Results, row: Row) -> str:
     """Return the name of a row's line: everything that differs in the sweep but the budget, if any."""
-    adaptive = ["adaptive"] if row.tokens is None and row.method != "full" else []
-    words = [row.method, *adaptive, *([row.model] if len({other.model for other in results.rows}) > 1 else [])]
+    words = [
+        row.method,
+        *(["adaptive"] if row.adaptive else []),
+        *([row.model] if len({other.model for other in results.rows}) > 1 else []),
+    ]
     words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method]]
     return ", ".join([*words, *(f"{key} {row.setting[key]}" for key in results.differing)])
 
