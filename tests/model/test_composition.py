@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from harness.errors import VtbenchError
-from harness.model.anatomy import anatomy
 from harness.model.attach import attach
 from harness.model.plan import RIDER
 from methods.downsample import shrink
@@ -20,14 +19,12 @@ from tests.model.tiny import (
     PER_ROW,
     ROWS,
     TOKENIZER,
+    assert_equals_masking,
     batch,
     build,
     images_of,
-    pseudo_cls,
     run,
-    uniforms,
 )
-from tests.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,26 +239,7 @@ def staged(name, **settings):
 def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, encoder):
     model = build(seed=7, attention=attention)
     chosen = staged(name, positions=positions)
-    logits, answers, ledger = run(model, batch(), chosen, encoder)
-    reference, shape, image = Reference(model), anatomy(model).shape, 0
-    for row, ids in enumerate(ROWS):
-        images = images_of(row)
-        with torch.inference_mode():
-            expected, entered, kept = reference.answer(
-                ids,
-                images,
-                chosen,
-                shape,
-                new=answers[row, :-1].tolist(),
-                uniforms=[uniforms(pixels) for pixels in images],
-                pseudo=pseudo_cls(model, chosen, ids),
-            )
-        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
-            assert ledger.entered[mine].tolist() == into
-            assert ledger.kept[mine].tolist() == last
-            assert ledger.tokens.llm[mine][0] == len(into) and ledger.tokens.llm[mine][-1] == len(last)
-        image += len(images)
-        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+    ledger = assert_equals_masking(model, chosen, encoder)
     if any(each.adaptive for each in chosen.made):
         assert len({*zip(map(tuple, ledger.tokens.vit), map(tuple, ledger.tokens.llm), strict=True)}) > 1
     assert (ledger.lengths[:, -1] - ledger.text).sum() == sum(len(kept) for kept in ledger.kept)

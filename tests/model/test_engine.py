@@ -17,15 +17,13 @@ from tests.model.tiny import (
     PER_ROW,
     ROWS,
     TOKENIZER,
+    assert_equals_masking,
     batch,
     build,
     configured,
     images_of,
-    pseudo_cls,
     run,
-    uniforms,
 )
-from tests.reference import Reference
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -44,25 +42,7 @@ def test_keeping_all_is_the_unpatched_model_bit_for_bit(name, attention, encoder
 def test_removal_equals_masking_and_cached_decoding_equals_teacher_forcing(name, positions, attention, tokens, encoder):
     model = build(seed=tokens, attention=attention)
     chosen = configured(name, tokens, positions=positions)
-    logits, answers, ledger = run(model, batch(), chosen, encoder)
-    reference, shape, image = Reference(model), anatomy(model).shape, 0
-    for row, ids in enumerate(ROWS):
-        images = images_of(row)
-        with torch.inference_mode():
-            expected, entered, kept = reference.answer(
-                ids,
-                images,
-                chosen,
-                shape,
-                new=answers[row, :-1].tolist(),
-                uniforms=[uniforms(pixels) for pixels in images],
-                pseudo=pseudo_cls(model, chosen, ids),
-            )
-        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
-            assert ledger.entered[mine].tolist() == into
-            assert ledger.kept[mine].tolist() == last
-        image += len(images)
-        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+    assert_equals_masking(model, chosen, encoder)
 
 
 @pytest.mark.parametrize("name", CHOSEN)
@@ -171,18 +151,7 @@ AXES = [
 def test_ivtp_equals_a_true_insertion_on_every_axis(axes, encoder):
     model = build(seed=5)
     chosen = configured("ivtp", 9, **axes)
-    logits, answers, ledger = run(model, batch(), chosen, encoder)
-    shape, image = anatomy(model).shape, 0
-    for row, ids in enumerate(ROWS):
-        pseudo = pseudo_cls(model, chosen, ids, encoder if chosen.pseudo_cls == "clip" else None)
-        with torch.inference_mode():
-            expected, entered, kept = Reference(model).answer(
-                ids, images_of(row), chosen, shape, new=answers[row, :-1].tolist(), pseudo=pseudo
-            )
-        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
-            assert ledger.entered[mine].tolist() == into and ledger.kept[mine].tolist() == last
-        image += PER_ROW[row]
-        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+    assert_equals_masking(model, chosen, encoder, clip=encoder if chosen.pseudo_cls == "clip" else None)
 
 
 def test_a_pseudo_cls_that_is_a_token_counts_as_text_one_an_image(encoder):

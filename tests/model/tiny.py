@@ -12,6 +12,7 @@ from harness.model.plan import RIDER
 from harness.pocket.tokenization import llm_tokenizer
 from methods import METHODS, method
 from methods.interface import Reading, Words
+from tests.reference import Reference
 
 PATCHES, NEW = 36, 5
 TOKENIZER = llm_tokenizer()
@@ -151,3 +152,31 @@ def pseudo_cls(model, chosen, row: list[int], encoder=None):
         return chosen.guide(Words(embeddings, spans, cls, clip)).state
 
     return make
+
+
+def assert_equals_masking(model, chosen, encoder, clip=None):
+    """Run the batch and hold every row against the reference, which masks and knows no cache; return the ledger.
+
+    clip: the encoder, for a method whose pseudo CLS has CLIP's own features.
+    """
+    logits, answers, ledger = run(model, batch(), chosen, encoder)
+    reference, shape, image = Reference(model), anatomy(model).shape, 0
+    for row, ids in enumerate(ROWS):
+        images = images_of(row)
+        with torch.inference_mode():
+            expected, entered, kept = reference.answer(
+                ids,
+                images,
+                chosen,
+                shape,
+                new=answers[row, :-1].tolist(),
+                uniforms=[uniforms(pixels) for pixels in images],
+                pseudo=pseudo_cls(model, chosen, ids, clip),
+            )
+        for mine, (into, last) in enumerate(zip(entered, kept, strict=True), start=image):
+            assert ledger.entered[mine].tolist() == into
+            assert ledger.kept[mine].tolist() == last
+            assert ledger.tokens.llm[mine][0] == len(into) and ledger.tokens.llm[mine][-1] == len(last)
+        image += len(images)
+        torch.testing.assert_close(logits[:, row], expected, atol=2e-4, rtol=0)
+    return ledger
