@@ -40,11 +40,13 @@ class Optimizer:
 
 
 class Log:
-    """Appends the mean of each value to log.jsonl every 50 steps and prints it."""
+    """Appends the mean of each value to log.jsonl every 50 steps and prints it; drops what a resumed run does again."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, begun: int, steps: int) -> None:
         self.path, self.steps, self.began = folder / "log.jsonl", steps, time.monotonic()
         self.sums: dict[str, list[float]] = {}
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= begun))
 
     def write(self, step: int, **values: Tensor) -> None:
         """Take a step's values."""

@@ -37,7 +37,7 @@ def main(
     full_steps: int = 500,
     pictures: int = 6000,
     align_steps: int = 400,
-    language_steps: int = 3000,
+    language_steps: int = 4500,
 ) -> None:
     """Train, resume or finish pocket LLaVA."""
     torch.set_num_threads(1)

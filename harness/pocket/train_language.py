@@ -1,8 +1,9 @@
 """Trains the projector and the LLM on cached features of the finished ViT.
 
 Each step takes 8 pictures with 16 questions each, packed: the visual prefix once, then every question, which sees the
-prefix and itself. A prefix is the foreground and random background patches of a picture at their own positions, few at
-first, all 576 at the end. The loss is on answers alone. Shapes: B pictures, K visual tokens, L packed length.
+prefix and itself. A prefix is the foreground and random background patches of a picture, few at first, all 576 at the
+end; half of the pictures number them by their places among all, half as they follow each other. The loss is on answers
+alone. Shapes: B pictures, K visual tokens, L packed length.
 """
 
 import re
@@ -109,23 +110,23 @@ def align(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
 
 
 def visual_tokens(progress: float, rng: np.random.Generator) -> int:
-    """Return how many patches a step shows: 32, then 64, then 64 or 128, at the end 192 or all."""
+    """Return how many patches a step shows: about 32, then 64, then 64 to 128, at the end about 192 or all."""
     if progress < 0.1:
-        return 32
+        return int(rng.integers(24, 41))
     if progress < 0.5:
-        return 64
+        return int(rng.integers(48, 81))
     if progress < 0.8:
-        return (64, 128)[rng.integers(2)]
-    return (192, PATCHES)[rng.integers(2)]
+        return int(rng.integers(48, 145))
+    return (int(rng.integers(128, 257)), PATCHES)[rng.integers(2)]
 
 
 def ask(picture: Scene, rng: np.random.Generator, progress: float) -> Question:
-    """Return a training question: a quarter `describe`; the hard families come later and then count double."""
+    """Return a training question: a quarter `describe`; the hard families come later and then more often."""
     if rng.random() < 0.25:
         return describe(picture, rng)
     names = ["attribute", "where", "ocr", "existence"]
     if progress > 0.1:
-        names = [*FAMILIES, "count", "relation", "ocr", "count"]
+        names = [*FAMILIES, "count", "count", "relation"]
     while True:
         question = FAMILIES[names[rng.integers(len(names))]](picture, rng)
         if question is not None:
@@ -148,8 +149,9 @@ def pack(
         order = np.lexsort((rng.random(PATCHES), data.owners[index] < 0))[:K]
         patches = np.sort(order)
         chosen.append(patches)
+        places, end = (patches, PATCHES) if rng.random() < 0.5 else (np.arange(K), K)
         row = [*prefix, *[tokenizer.pad_token_id] * K]
-        position = [*range(len(prefix)), *(len(prefix) + patches)]
+        position = [*range(len(prefix)), *(len(prefix) + places)]
         group = [0] * len(row)
         target = [-100] * len(row)
         for number in range(1, QUESTIONS + 1):
@@ -158,14 +160,14 @@ def pack(
             answer = (*text_ids(tokenizer, question.answer), tokenizer.eos_token_id)
             row += [*asked, *answer[:-1]]
             group += [number] * (len(asked) + len(answer) - 1)
-            position += range(len(prefix) + PATCHES, len(prefix) + PATCHES + len(asked) + len(answer) - 1)
+            position += range(len(prefix) + end, len(prefix) + end + len(asked) + len(answer) - 1)
             target += [*[-100] * (len(asked) - 1), *answer]
         ids.append(row)
         positions.append(position)
         owner.append(group)
         targets.append(target)
     L = max(map(len, ids))
-    tokens, places, groups, wanted = (
+    tokens, numbers, groups, wanted = (
         torch.tensor([row + [fill] * (L - len(row)) for row in rows])
         for rows, fill in ((ids, tokenizer.pad_token_id), (positions, 0), (owner, -1), (targets, -100))
     )
@@ -178,7 +180,7 @@ def pack(
     same = (groups[:, :, None] == groups[:, None, :]) | (groups[:, None, :] == 0)
     allowed = same & torch.ones(L, L, dtype=torch.bool).tril()
     mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
-    return embedded, places, mask[:, None], wanted
+    return embedded, numbers, mask[:, None], wanted
 
 
 def train(
@@ -196,7 +198,7 @@ def train(
     llm = model.model.language_model
     optimizer = optimizing.Optimizer(model, muon=lr, adamw=1.5e-3, is_matrix=lambda name: ".layers." in name)
     begun = optimizing.resume(folder, model, optimizer)
-    log = optimizing.Log(folder, steps)
+    log = optimizing.Log(folder, begun, steps)
     for step in range(begun, steps):
         rng = np.random.default_rng([seed, step])
         batch = rng.integers(len(data.scenes), size=BATCH)

@@ -17,13 +17,12 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from harness.pocket import optimizing
 from harness.pocket.architecture import WIDTH, clip_config
 from harness.pocket.questions import FAMILIES, caption, visible_words
-from harness.pocket.scenes import COLORS, GRID, LETTERS, SHAPES, SIZES, draw, patch_owners, scene
+from harness.pocket.scenes import COLORS, GRID, LETTERS, PATCH, SHAPES, SIZE, SIZES, draw, patch_owners, scene
 from harness.pocket.tokenization import CONTEXT
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 ATTRIBUTES = {"color": tuple(COLORS), "shape": SHAPES, "size": SIZES, "letter": tuple(LETTERS)}
-MIDDLE = GRID * 5 / 2
 RELEVANCE_SCALE, RELEVANCE_THRESHOLD = 12.0, 0.2
 
 
@@ -33,15 +32,23 @@ def pixels(image: np.ndarray) -> Tensor:
 
 
 def patch_labels(seed: int, owners: np.ndarray) -> np.ndarray:
-    """Return [576, 4 + 2]: the class of each attribute (0 = nothing there) and the thing's centre in the picture."""
+    """Return [576, 4 + 4]: the class of each attribute (0 = nothing there), and its thing's centre.
+
+    The centre is given twice: in the picture, which says where the thing is, and from the patch, which marks one patch
+    of each thing and so lets things be counted.
+    """
     things = scene(seed).things
-    table = np.zeros((len(things) + 1, 6), np.float32)
+    table = np.zeros((len(things) + 1, 8), np.float32)
     for row, thing in zip(table, things, strict=False):
         for column, (name, values) in enumerate(ATTRIBUTES.items()):
             value = getattr(thing, name)
             row[column] = 0 if value is None else 1 + values.index(value)
-        row[4:] = (thing.x - MIDDLE) / 15, (thing.y - MIDDLE) / 15
-    return table[owners]
+        row[4:] = (thing.x, thing.y) * 2
+    labels = table[owners]
+    rows, columns = np.divmod(np.arange(GRID * GRID), GRID)
+    middles = PATCH * (np.stack([columns, rows], axis=1) + 0.5)
+    labels[:, 4:] = (labels[:, 4:] - np.hstack([np.full_like(middles, SIZE / 2), middles])) / 15
+    return labels
 
 
 class Pictures(Dataset[dict[str, Tensor]]):
@@ -114,12 +121,12 @@ def forward(model: CLIPModel, pixels: Tensor, seen: Tensor) -> tuple[Tensor, Ten
 
 
 class Heads(nn.Module):
-    """Linear readers of the features, for the loss only: a patch's attributes and where its thing's centre is."""
+    """Linear readers of the features, for the loss only: a patch's attributes and its thing's centre."""
 
     def __init__(self) -> None:
         super().__init__()
         self.attributes = nn.ModuleList([nn.Linear(WIDTH, 1 + len(values)) for values in ATTRIBUTES.values()])
-        self.centre = nn.Linear(WIDTH, 2)
+        self.centre = nn.Linear(WIDTH, 4)
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the dense loss and the foreground accuracy of each attribute [4]."""
@@ -197,7 +204,7 @@ def train(
     begun = optimizing.resume(folder, trained, optimizer)
     data = Pictures((steps - begun) * batch, first + begun * batch, tokenizer, patches)
     loader = DataLoader(data, batch_size=batch, num_workers=1, prefetch_factor=4)
-    log = optimizing.Log(folder, steps)
+    log = optimizing.Log(folder, begun, steps)
     for step, items in enumerate(loader if begun < steps else [], start=begun):
         features, cls = forward(model, items["pixels"], items["seen"])
         dense, accuracy = heads.loss(features, items["labels"])

@@ -72,7 +72,7 @@ def test_the_trainer_and_hugging_face_compute_the_same_logits(loaded):
     starts = (wanted[0] >= 0) & ~(wanted[0].roll(1) >= 0)
     packed = llava.lm_head(hidden[0, starts])
 
-    train_language.visual_tokens(1.0, rng), rng.random(576)
+    train_language.visual_tokens(1.0, rng), rng.random(576), rng.random()
     questions = [train_language.ask(data.scenes[0], rng, 1.0).text for _ in range(train_language.QUESTIONS)]
     inputs = processor(
         images=[pictures()[TEST]] * 4,
