@@ -115,11 +115,11 @@ class Flops:
         return rule.per_mac * (_sum(self.decode, rule) + self._head(self.decode_head, rule))
 
     def record(self) -> dict[str, Any]:
-        """Return record.json's "flops": its `parts` are those of convention `flops`, and add up to that total."""
+        """Return record.json's "flops"; a convention's parts add up to its total. Named `extra` is 2 a multiply-add."""
         return {
             "tokens_basis": self.basis,
             "text_tokens": self.text_tokens,
-            "parts": self.parts("flops"),
+            "parts": {name: self.parts(name) for name in CONVENTIONS},
             "extra": {name: 2 * macs for name, macs in self.extra.items()},
             "total": {name: self.total(name) for name in CONVENTIONS},
             "per_decoded_token": {name: self.per_decoded_token(name) for name in CONVENTIONS},

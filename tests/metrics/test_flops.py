@@ -249,10 +249,10 @@ def test_a_sample_without_images_costs_its_text():
 def test_record():
     record = count(small(), tokens([16] * 3, [16] * 3), 5, extra={"rider": 100}).record()
     assert set(record) == {"tokens_basis", "text_tokens", "parts", "extra", "total", "per_decoded_token"}
-    assert sum(record["parts"].values()) == record["total"]["flops"]
-    assert record["parts"]["extra"] == record["extra"]["rider"] == 200
+    assert {name: sum(parts.values()) for name, parts in record["parts"].items()} == record["total"]
+    assert record["parts"]["flops"]["extra"] == record["extra"]["rider"] == 200
     assert set(record["total"]) == {"macs", "flops", "ivtp", "lvpruning"}
-    assert all(isinstance(value, int) for value in [*record["parts"].values(), *record["total"].values()])
+    assert all(isinstance(value, int) for value in [*record["parts"]["flops"].values(), *record["total"].values()])
 
 
 def test_a_further_7b_trial_takes_at_most_a_second():
