@@ -32,7 +32,7 @@ from harness.model.load import RANDOM
 from harness.model.plan import ATTENTION, KEYS, ROWS
 from harness.provenance import provenance
 from harness.store import write_json
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.interface import Cut, Method, Need, PseudoCLS, Reduced, Seam, Shape, Stage, View, Words
 from methods.reduce import keep_all
 
@@ -44,7 +44,7 @@ LAYERS, REPEATS = 3, 9
 # A mean of 64 is beyond PyramidDrop; the last five are of reductions that a method has with these parameters only.
 DEFAULTS: dict[str, dict[str, Any]] = {"full": {}, "pyramiddrop": {"tokens": 64, "budget": "kept"}}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, DEFAULTS.get(name, {"tokens": 64})) for name in METHODS),
+    *((name, DEFAULTS.get(name, {"tokens": 64})) for name in TRAINING_FREE),
     ("prumerge", {}),
     ("prumerge+", {}),
     *(("ivtp-v", {"tokens": 64, "aggregation": aggregation}) for aggregation in ("mean", "max", "multiply")),

@@ -1,4 +1,4 @@
-"""Token reduction methods, one paper a file; `METHODS` is the table of names."""
+"""Token reduction methods, one paper a file; `METHODS` is the table of names, `TRAINING_FREE` of those that run."""
 
 from dataclasses import MISSING, fields
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -11,6 +11,7 @@ from methods.full import Full
 from methods.interface import Method
 from methods.ivtp import IVTP
 from methods.ivtp_v import IVTPV
+from methods.lvpruning import LVPruning
 from methods.pooling import Pooling
 from methods.prumerge import PruMerge
 from methods.prumerge_plus import PruMergePlus
@@ -42,7 +43,9 @@ METHODS: dict[str, type[Method]] = {
     "tome+": ToMePlus,
     "ivtp-v": IVTPV,
     "ivtp": IVTP,
+    "lvpruning": LVPruning,
 }
+TRAINING_FREE = {name: kind for name, kind in METHODS.items() if not kind.trained}
 
 
 def _fits(value: object, kind: object) -> bool:

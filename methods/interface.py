@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Seam = Literal["image", "vit", "input", "llm"]
 Tokens = Annotated[int, "1 to all patches"]  # what a parameter allows is told by `vtbench methods`
@@ -86,6 +86,9 @@ class Stage:
     proportional: bool = False  # add log(size) to the attention logits of every key (ToMe); ViT only
     adaptive: bool = False  # counts differ from image to image; only such a stage may bring padding in
     identity: bool = False  # a rollout begins with A + I at its first layer instead of A
+    module: Callable[[int], nn.Module] | None = (
+        None  # makes, from D, the trained part of a cut: [B, N, D], [B, T, D] text
+    )
 
 
 class Reading(NamedTuple):

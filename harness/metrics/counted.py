@@ -33,7 +33,10 @@ with warnings.catch_warnings():
 # fvcore counts what it has a handler for and calls the rest 0. These are not matrix products; any other is an error.
 _FREE = {
     f"aten::{name}"
-    for names in ("add sub rsub mul div neg pow rsqrt sqrt exp mean sum", "sigmoid silu gelu tanh softmax cos sin")
+    for names in (
+        "add sub rsub mul div neg pow rsqrt sqrt exp mean sum unflatten",
+        "sigmoid silu gelu tanh softmax cos sin",
+    )
     for name in names.split()
 }
 
@@ -201,6 +204,12 @@ def clip_text(hidden: int, mlp: int, heads: int, layers: int, projection: int, t
     # every token is projected, not the last alone: IVTP reads them all
     head = _total(model.text_projection, torch.empty(1, tokens, hidden, device="meta"))
     return layers * (layer.linear + layer.attention) + head.linear
+
+
+def module_macs(module: nn.Module, *inputs: Tensor) -> int:
+    """Return the MACs of a module's linear layers, convolutions and attention products on these inputs."""
+    counts = _total(module, *inputs)
+    return counts.linear + counts.attention
 
 
 class _Call(nn.Module):

@@ -1,27 +1,27 @@
 """A method's own matrix products beside the model's, as harness/model runs them. Unit: MACs.
 
 In: attention rows and matrices that a stage needs, their rollout, the projections of a layer that has not run yet, the
-likeness that chooses SparseVLM's raters, the pseudo CLS's way through projector and LLM, products inside a stage's
-`reduce`, the CLIP text encoder. Not in: element-wise work, norms, sorting, resizing, distances that are no product, and
-IVTP's products of single vectors with CLIP's (cosines of words with CLS, CLS's way into CLIP's joint space and a pseudo
-CLS's way back), which are below one part in a million.
+likeness that chooses SparseVLM's raters, trained modules, the pseudo CLS's way through projector and LLM, products
+inside a stage's `reduce`, the CLIP text encoder. Not in: element-wise work, norms, sorting, resizing, distances that
+are no product, and IVTP's products of single vectors with CLIP's (cosines of words with CLS, CLS's way into CLIP's
+joint space and a pseudo CLS's way back), which are below one part in a million.
 
 Exact for a prompt with one image but for two upper bounds, since the lengths do not tell: every text token behind the
 image is taken for a rater, and the text encoder reads its full context.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig
 
-from harness.metrics.counted import Counted, clip_text
+from harness.metrics.counted import Counted, clip_text, module_macs
 from harness.model.plan import NEXT, Plan, Planned, plan
 from methods.interface import Method, Reading, Seam, View, Words
 
@@ -106,6 +106,8 @@ def _language(
             cost["attention"] += n * width
         if "rater_row" in needs:
             cost["attention"] += images * raters * n * width
+        if each.stage.module is not None:
+            cost["decision module"] += images * _module(each.stage.module, before // images, text_tokens, hidden)
         cost["reduce"] += _of_each(images, each, before, after, hidden, modules.llm_head)
     if any("rater_row" in each.stage.needs for each in _in_order(decoder)):
         cost["raters"] += llm[0] * text_tokens * hidden
@@ -190,6 +192,13 @@ def _reduce(planned: Planned, before: int, after: int, width: int, keys: int) ->
         more, most = _run(stage.reduce, before, cut.tokens, width, keys, max(2, before // 8))
         macs += (after - left) * (more - macs) // max(1, most - left)
     return macs
+
+
+@lru_cache(maxsize=4096)
+def _module(make: Callable[[int], nn.Module], tokens: int, text_tokens: int, width: int) -> int:
+    """Return the MACs of a cut's trained module on so many tokens of an image and of text."""
+    with torch.device("meta"):
+        return module_macs(make(width).eval(), torch.empty(1, tokens, width), torch.empty(1, text_tokens, width))
 
 
 @lru_cache(maxsize=4096)

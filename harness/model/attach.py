@@ -38,6 +38,8 @@ def attach(
     text_encoder and tokenizer are for methods that read the question (IVTP); by default they are the model's own, by
     its name. seed is for methods that draw. Errors: VtbenchError for a model, method or use that cannot work.
     """
+    if method.trained:
+        raise VtbenchError(f"{method.name}: needs trained modules, of which there are none; allowed is counting alone")
     parts = anatomy(model)
     if model in _attached:
         raise VtbenchError("attach: a method is attached to this model already; leave its context first")

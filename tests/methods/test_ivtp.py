@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.interface import Reading, Shape, View, Words
 from methods.ivtp_v import REDUCE
 from tests.methods import naive
@@ -390,4 +390,4 @@ def test_a_product_too_small_for_a_float_still_ranks():
 def test_only_words_make_a_method_read_the_question():
     assert method("ivtp", tokens=9).reads_question and method("ivtp", tokens=9, guidance="OTT").reads_question
     assert not method("ivtp", tokens=9, guidance="none").reads_question
-    assert not any(method(name, tokens=9).reads_question for name in METHODS if name not in ("full", "ivtp"))
+    assert not any(method(name, tokens=9).reads_question for name in TRAINING_FREE if name not in ("full", "ivtp"))

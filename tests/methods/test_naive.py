@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.interface import Reduced, Shape, Stage, View
 from tests.methods import naive
 
@@ -90,7 +90,7 @@ def assert_same(actual, expected):
 
 
 def test_every_method_has_a_naive_twin():
-    missing = METHODS.keys() - naive.NAIVE.keys() - {"full"}
+    missing = TRAINING_FREE.keys() - naive.NAIVE.keys() - {"full"}
     assert not missing, f"no naive version of {', '.join(missing)}: add it to tests/methods/naive.py"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.interface import Cut, Method, Shape
 from methods.schedule import even_cuts, group_ends, merge_cuts, tokens_per_layer
 from methods.sparsevlm import recycled
@@ -15,13 +15,13 @@ LLAVA_7B = Shape(patches=576, vit_layers=23, llm_layers=32)
 POCKET = Shape(patches=576, vit_layers=8, llm_layers=6)
 SHALLOW = Shape(patches=576, vit_layers=3, llm_layers=6)
 SHAPES = pytest.mark.parametrize("shape", [LLAVA_7B, POCKET], ids=["7b", "pocket"])
-PRUNING = [name for name in METHODS if name != "full"]
+PRUNING = [name for name in TRAINING_FREE if name != "full"]
 SQUARES = {"pooling", "downsample"}
 
 
 def counting_what_stays(name: str, tokens: int) -> Method:
     """A method whose last layer sees `tokens`."""
-    kept = {"budget": "kept"} if "budget" in {field.name for field in fields(METHODS[name])} else {}
+    kept = {"budget": "kept"} if "budget" in {field.name for field in fields(TRAINING_FREE[name])} else {}
     return method(name, tokens=tokens, **kept)
 
 
@@ -164,7 +164,10 @@ def test_the_smallest_budget_is_within_reach_and_named_below(name, shape, smalle
         ("ivtp", {"tokens": 64, "identity": "yes"}, "ivtp: identity 'yes' is of the wrong type"),
         ("ivtp", {"tokens": 64, "threshold": True}, "ivtp: threshold True is of the wrong type"),
         ("ivtp", {"tokens": 64, "group": 2.5}, "ivtp: group 2.5 is of the wrong type"),
-        *((name, {"positions": "packed"}, "'packed' is unknown; allowed are original, contiguous") for name in METHODS),
+        *(
+            (name, {"positions": "packed"}, "'packed' is unknown; allowed are original, contiguous")
+            for name in TRAINING_FREE
+        ),
     ],
 )
 def test_a_wrong_name_parameter_or_value_is_told(name, parameters, message):

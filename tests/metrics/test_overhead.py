@@ -12,7 +12,7 @@ from harness.metrics.counted import clip_text
 from harness.metrics.flops import count, count_samples
 from harness.metrics.latency import measure
 from harness.model.attach import attach
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 
 
 class Encoder:
@@ -43,7 +43,7 @@ def ivtp(**parameters):
 
 BUDGETS = {"full": {}, "pyramiddrop": {"tokens": 8}, "sparsevlm": {"tokens": 8}, "fastv": {"tokens": 8}}
 VARIANTS = [
-    *(method(name, **BUDGETS.get(name, {"tokens": 4})) for name in METHODS),
+    *(method(name, **BUDGETS.get(name, {"tokens": 4})) for name in TRAINING_FREE),
     method("downsample", tokens=16),
     method("prumerge"),
     method("prumerge+"),

@@ -7,7 +7,7 @@ from transformers import StaticCache
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.schedule import tokens_per_layer
 from tests.model.tiny import (
     ADAPTIVE,
@@ -26,7 +26,7 @@ from tests.model.tiny import (
 )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_keeping_all_is_the_unpatched_model_bit_for_bit(name, attention, encoder):
     model = build(attention=attention)
@@ -61,7 +61,7 @@ def test_a_batch_equals_one_by_one_with_padding_on_either_side(name, encoder):
         image += PER_ROW[row]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_realised_tokens_are_the_schedule(name, dtype, encoder):
     model = build().to(dtype)

@@ -10,7 +10,7 @@ from harness.model.anatomy import anatomy
 from harness.model.attach import attach
 from harness.model.plan import RIDER
 from harness.pocket.tokenization import llm_tokenizer
-from methods import METHODS, method
+from methods import TRAINING_FREE, method
 from methods.interface import Reading, Words
 from tests.reference import Reference
 
@@ -89,14 +89,14 @@ def images_of(row: int) -> torch.Tensor:
     return IMAGES[start : start + PER_ROW[row]]
 
 
-ADAPTIVE = [f"{name} adaptive" for name, kind in METHODS.items() if fields_of(kind).get("tokens", 0) is None]
-CHOSEN = [*METHODS, *ADAPTIVE]
+ADAPTIVE = [f"{name} adaptive" for name, kind in TRAINING_FREE.items() if fields_of(kind).get("tokens", 0) is None]
+CHOSEN = [*TRAINING_FREE, *ADAPTIVE]
 
 
 def configured(name: str, tokens: int, **parameters):
     """The method that ends at so many tokens, for which every word is relevant."""
     name, *adaptive = name.split()
-    defaults = fields_of(METHODS[name])
+    defaults = fields_of(TRAINING_FREE[name])
     if "tokens" in defaults:
         parameters["tokens"] = None if adaptive else tokens
     if "budget" in defaults:
