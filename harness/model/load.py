@@ -1,6 +1,10 @@
-"""Loads a model by name: `pocket`, `random:…` (a known shape with random weights), a hub id or a local folder."""
+"""Loads a model by name: `pocket`, `random:…` (a known shape with random weights), a hub id or a local folder.
+
+A shape's own name (`llava-1.5-7b`) has a config, for costs that are counted, and no weights.
+"""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,17 +13,11 @@ from typing import Any
 import huggingface_hub
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import shape_of_config
+from harness.model.shapes import LLAVA
 from harness.pocket import WEIGHTS
 from methods.interface import Shape
 
@@ -34,38 +32,9 @@ class Loaded:
     shape: Shape
 
 
-def _llava_1_5(width: int, mlp: int, layers: int, heads: int) -> LlavaConfig:
-    return LlavaConfig(  # type: ignore[call-arg]  # mypy misses the attribute map
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=32064,
-            hidden_size=width,
-            intermediate_size=mlp,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            max_position_embeddings=4096,
-            rms_norm_eps=1e-5,
-            pad_token_id=32001,
-        ),
-        image_token_id=32000,
-        image_seq_length=576,
-        vision_feature_layer=-2,
-    )
-
-
-RANDOM = {
+RANDOM: dict[str, Callable[[], LlavaConfig]] = {
     "random:pocket": lambda: AutoConfig.from_pretrained(WEIGHTS),
-    "random:llava-1.5-7b": lambda: _llava_1_5(4096, 11008, 32, 32),
-    "random:llava-1.5-13b": lambda: _llava_1_5(5120, 13824, 40, 40),
+    **{f"random:{name}": shape for name, shape in LLAVA.items()},
 }
 
 
@@ -77,8 +46,9 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
 
     Errors: VtbenchError that names what is allowed when there is no such model, or it is no LLaVA.
     """
-    if name in RANDOM:
-        return RANDOM[name]()
+    known = LLAVA | RANDOM
+    if name in known:
+        return known[name]()
     if name != "pocket" and not Path(name).is_dir() and not re.fullmatch(HUB_ID, name):
         raise _no_model(name, "no folder has that name, and a hub id is owner/name")
     huggingface_hub.utils.logging.set_verbosity_error()  # the one line below says it all
@@ -93,7 +63,7 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
 
 
 def _no_model(name: str, reason: str) -> VtbenchError:
-    known = ["pocket", *RANDOM]
+    known = ["pocket", *RANDOM, *LLAVA]
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return VtbenchError(
@@ -115,6 +85,11 @@ def load(
     trust_remote_code: bool = False,
 ) -> Loaded:
     """Return a model, in eval mode on the device. Errors: VtbenchError as `config_of`, or for missing weights."""
+    if name in LLAVA:
+        raise VtbenchError(
+            f"{name!r} is a shape, it has no weights and serves for costs that are counted; allowed are random:{name}, "
+            f"or the folder or hub id of a model (a folder of that name is ./{name})"
+        )
     config = config_of(name, trust_remote_code=trust_remote_code)
     transformers.utils.logging.disable_progress_bar()
     folder = str(WEIGHTS) if name in ("pocket", "random:pocket") else name

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from harness.errors import VtbenchError
 from harness.model.openclip import from_open_clip
+from harness.model.shapes import clip_large
 from harness.pocket import WEIGHTS
 
 LLAVA_CLIP = "openai/clip-vit-large-patch14-336"
@@ -119,10 +120,6 @@ def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch
 
 def _random() -> CLIPModel:
     """Return the shape of LLaVA-1.5's CLIP with random weights from seed 0, without the layers of its vision tower."""
-    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    vision = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 0}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        return CLIPModel(
-            CLIPConfig(text_config=text | {"projection_dim": 768}, vision_config=vision, projection_dim=768)
-        )
+        return CLIPModel(clip_large(vision_layers=0))

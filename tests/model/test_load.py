@@ -10,6 +10,8 @@ from methods.interface import Shape
 def test_the_random_shapes_are_llavas():
     assert shape_of("random:llava-1.5-7b") == Shape(patches=576, vit_layers=23, llm_layers=32)
     assert shape_of("random:llava-1.5-13b") == Shape(patches=576, vit_layers=23, llm_layers=40)
+    for name in ("llava-1.5-7b", "llava-1.5-13b"):
+        assert config_of(name).to_dict() == config_of(f"random:{name}").to_dict()
     assert {config_of(name).vision_config.image_size for name in RANDOM if "llava" in name} == {336}
 
 
@@ -31,7 +33,12 @@ def test_a_random_model_is_the_same_every_time_and_leaves_the_generator_alone(at
     [
         ("pockt", "did you mean pocket"),
         ("random:llava-1.5-70b", "did you mean random:llava-1.5-7b"),
-        ("nothing", "allowed are pocket, random:pocket, random:llava-1.5-7b, random:llava-1.5-13b, a local folder"),
+        (
+            "nothing",
+            "allowed are pocket, random:pocket, random:llava-1.5-7b, random:llava-1.5-13b, llava-1.5-7b, "
+            "llava-1.5-13b, a local folder",
+        ),
+        ("llava-1.5-7b", "has no weights and serves for costs that are counted; allowed are random:llava-1.5-7b, or"),
     ],
 )
 def test_a_model_that_is_not_there_is_refused(name, message):
