@@ -1,4 +1,5 @@
-"""Time to the first token and of a decoded token, on a device that nothing else uses.
+"""Time to the first token, of image encoding in it, of a decoded token, and of a method's own work, on a device that
+nothing else uses.
 
 ATP-LLaVA's definition: image encoding and the transformer's forward pass, so no preprocessing and no sampling. The
 model's own forward is called, not `generate`, whose set-up would be timed too: a prefill, then single tokens on its
@@ -11,9 +12,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from harness.errors import VtbenchError
+from harness.model.anatomy import anatomy
+from harness.model.replay import recorded
+from methods.full import Full
+from methods.interface import Method
 
 # The share of the machine's cores that others may use before a CPU time counts as not exclusive.
 QUIET = 0.05
+
+FULL = Full()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +42,9 @@ class Latency:
     """Raw times in milliseconds, in the order measured.
 
     clock: "CUDA events", or "CPU time": wall-clock time of work on a CPU. exclusive: as far as can be told, nothing
-    else used the device meanwhile.
+    else used the device meanwhile. vision_ms: the part of each prefill that the vision tower and the projector take, 0
+    for a prompt without an image. pruner_ms: each prefill less that of the same repeat with the same patches kept
+    without choosing them (`Replay`); below 0 where that is less than the noise; None for a method that cuts nothing.
     """
 
     clock: str
@@ -42,6 +52,8 @@ class Latency:
     warmup: int
     prefill_ms: tuple[float, ...]
     decode_ms: tuple[float, ...]
+    vision_ms: tuple[float, ...]
+    pruner_ms: tuple[float, ...] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return record.json's "latency"."""
@@ -51,6 +63,8 @@ class Latency:
             "warmup": self.warmup,
             "prefill_ms": spread(self.prefill_ms),
             "decode_ms": spread(self.decode_ms),
+            "vision_ms": spread(self.vision_ms),
+            "pruner_ms": None if self.pruner_ms is None else spread(self.pruner_ms),
         }
 
 
@@ -65,6 +79,8 @@ def measure(
     model: Any,
     inputs: Mapping[str, Tensor],
     *,
+    method: Method = FULL,
+    attached: Callable[[Method], AbstractContextManager[object]] = nullcontext,
     warmup: int = 3,
     repeats: int = 10,
     decoded: int = 4,
@@ -72,7 +88,9 @@ def measure(
 ) -> Latency:
     """Time a prompt's prefill `repeats` times, and after each one `decoded` greedy tokens one by one.
 
-    model: a Hugging Face VLM, attached or not; inputs: its processor's, batch 1, moved to its device here.
+    model: a Hugging Face VLM; inputs: its processor's, batch 1, moved to its device here. method: timed as `attached`
+    attaches it, which is entered anew, untimed, for every prefill; by default the model runs as it is. Every repeat
+    times the method's replay as well, every other one before the method, so that a drift hits both alike.
     warmup: runs before that, of the same kind; forget: called before every prefill, untimed, to drop what an earlier
     run of the same prompt would spare this one (IVTP's text features: `encoder.encode.cache_clear`). Waits until no
     other timed section of this machine uses the device.
@@ -89,17 +107,33 @@ def measure(
         name: value.to(device, model.dtype if value.is_floating_point() else None) for name, value in inputs.items()
     }
     prefill_ms: list[float] = []
+    replayed_ms: list[float] = []
     decode_ms: list[float] = []
-    with device_to_itself(device):
+    vision_ms: list[float] = []
+    with device_to_itself(device), _vision(model) as seen:
+
+        def run(each: Method, steps: int) -> tuple[float, list[float]]:
+            forget()
+            with attached(each):
+                return _prompt(model, prompt, steps)
+
+        noted = recorded(method)
+        run(noted, 0)
+        timed = [(method, decoded, prefill_ms)]
+        if noted.cuts:
+            timed.append((noted.replay(), 0, replayed_ms))
         for _ in range(warmup):
-            forget()
-            _prompt(model, prompt, decoded)
+            for each, steps, _times in timed:
+                run(each, steps)
         others = _others_on_gpu(device) if device.type == "cuda" else _others_on_cpu()
-        for _ in range(repeats):
-            forget()
-            prefill, steps = _prompt(model, prompt, decoded)
-            prefill_ms.append(prefill)
-            decode_ms.extend(steps)
+        for repeat in range(repeats):
+            for each, steps, times in timed[:: -1 if repeat % 2 else 1]:
+                seen.clear()
+                prefill, decoding = run(each, steps)
+                times.append(prefill)
+                decode_ms.extend(decoding)
+                if each is method:
+                    vision_ms.append(_between(*seen) if seen else 0.0)
         exclusive = not others()
     return Latency(
         clock="CUDA events" if device.type == "cuda" else "CPU time",
@@ -107,6 +141,8 @@ def measure(
         warmup=warmup,
         prefill_ms=tuple(prefill_ms),
         decode_ms=tuple(decode_ms),
+        vision_ms=tuple(vision_ms),
+        pruner_ms=tuple(map(sub, prefill_ms, replayed_ms)) if replayed_ms else None,
     )
 
 
@@ -131,17 +167,52 @@ def _prompt(model: Any, prompt: Mapping[str, Tensor], decoded: int) -> tuple[flo
 def _timed(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
     """Return a call's milliseconds and its value. On CUDA the device is idle at the start, so launching counts too."""
     if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device):
-            start.record()
-            value = call()
-            end.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(end), value
-    began = time.perf_counter()
+    start = _now(device)
     value = call()
-    return (time.perf_counter() - began) * 1000, value
+    end = _now(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return _between(start, end), value
+
+
+def _now(device: torch.device) -> Any:
+    """Return this point in the device's work; on CUDA an event, for which nothing waits."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _between(start: Any, end: Any) -> float:
+    """Return the milliseconds between two points that the device has passed."""
+    elapsed: float = (end - start) * 1000 if isinstance(start, float) else start.elapsed_time(end)
+    return elapsed
+
+
+@contextmanager
+def _vision(model: Any) -> Iterator[list[Any]]:
+    """Note when the vision tower starts and when the projector has then run, in an empty list; `_between` reads it."""
+    parts = anatomy(model)
+    seen: list[Any] = []
+
+    def start(*_: object) -> None:
+        seen[:] = [_now(model.device)]
+
+    def end(*_: object) -> None:
+        if len(seen) == 1:  # later ones project a pseudo CLS, which is the method's work
+            seen.append(_now(model.device))
+
+    hooks = [
+        parts.vision.register_forward_pre_hook(start, prepend=True),
+        parts.projector.register_forward_hook(end),
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

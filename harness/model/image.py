@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.model.plan import Plan
 from methods.interface import View
+from methods.reduce import take
 
 
 def shrink(plan: Plan, pixels: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,10 +23,13 @@ def shrink(plan: Plan, pixels: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor]:
     patch = torch.arange(N, device=pixels.device).expand(M, -1)
     size = torch.ones(M, N, device=pixels.device)
     for stage, cut in plan.before.get(0, []):
-        left = stage.reduce(View(x=F.unfold(pixels, p, stride=p).transpose(1, 2), size=size), cut.tokens)
-        if left.x is None or left.size is None:
+        view = View(x=F.unfold(pixels, p, stride=p).transpose(1, 2), size=size)
+        left = stage.reduce(view, cut.tokens)
+        if left.index.shape[1] == patch.shape[1]:
             continue
+        x = take(view.x, left.index) if left.x is None else left.x
         side = math.isqrt(left.index.shape[1]) * p
-        pixels = F.fold(left.x.transpose(1, 2), side, p, stride=p).to(pixels.dtype)
-        patch, size = patch.gather(1, left.index), left.size
+        pixels = F.fold(x.transpose(1, 2), side, p, stride=p).to(pixels.dtype)
+        patch = patch.gather(1, left.index)
+        size = size.gather(1, left.index) if left.size is None else left.size
     return pixels, patch, size

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
@@ -11,6 +13,8 @@ from shapes import prompt, small
 from harness.errors import VtbenchError
 from harness.metrics import latency
 from harness.metrics.latency import Latency, device_to_itself, measure
+from harness.model.attach import attach
+from methods import method
 
 CPU = torch.device("cpu")
 
@@ -25,13 +29,16 @@ def test_every_repeat_is_kept():
     assert result.clock == "CPU time"
     assert (len(result.prefill_ms), len(result.decode_ms), result.warmup) == (3, 6, 1)
     assert all(ms > 0 for ms in result.prefill_ms + result.decode_ms)
+    assert len(result.vision_ms) == 3
+    assert all(0 < vision < prefill for vision, prefill in zip(result.vision_ms, result.prefill_ms, strict=True))
+    assert result.pruner_ms is None
 
 
 def test_the_forward_passes_are_those_of_generate():
     model, inputs, calls = small(), prompt(), []
     handle = model.register_forward_hook(lambda _, args, kwargs, out: calls.append((kwargs, out)), with_kwargs=True)
     measure(model, inputs, warmup=0, repeats=1, decoded=3)
-    timed, calls[:] = calls[:], []
+    timed, calls[:] = calls[1:], []  # the first notes what a method keeps
     model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     handle.remove()
     assert len(timed) == len(calls) == 4
@@ -42,20 +49,65 @@ def test_the_forward_passes_are_those_of_generate():
 
 def test_the_model_and_its_inputs_stay_as_they_were():
     model, inputs = small(), prompt()
+    model(**inputs)  # transformers leaves lazy hooks of its own
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     before = {name: value.clone() for name, value in inputs.items()}
     measure(model, inputs, warmup=0, repeats=1, decoded=1)
     assert all(torch.equal(inputs[name], before[name]) for name in before)
+    assert [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()] == hooks
 
 
 def test_every_prefill_forgets_the_last_one():
     forgotten = []
     measure(small(), prompt(), warmup=2, repeats=3, decoded=1, forget=lambda: forgotten.append(True))
-    assert len(forgotten) == 5
+    assert len(forgotten) == 1 + 5
+
+
+def test_the_method_and_its_replay_take_turns_and_the_pruner_is_their_difference(monkeypatch):
+    model, chosen, turns = small(), method("topk", tokens=4), []
+    monkeypatch.setattr(latency, "_timed", lambda device, call: (10.0 ** len(turns), call()))
+
+    @contextmanager
+    def attached(each):
+        turns.append(each.name)
+        with attach(model, each) as work:
+            yield
+        turns.append(work.ledger.kept[0].tolist())
+
+    result = measure(model, prompt(), method=chosen, attached=attached, warmup=1, repeats=2, decoded=1)
+    names, kept = turns[::2], turns[1::2]
+    assert names == ["recorded", "topk", "replay", "topk", "replay", "replay", "topk"]
+    assert len(kept[0]) == 4 and kept == [kept[0]] * 7
+    assert result.prefill_ms == (1e7, 1e13)
+    assert result.pruner_ms == (1e7 - 1e9, 1e13 - 1e11)
+    assert result.decode_ms == (1e7, 1e13) and len(result.vision_ms) == 2
+
+
+def test_vision_ends_where_the_projector_has_first_run():
+    model, inputs = small(), prompt()
+    with latency._vision(model) as seen:
+        model.model.get_image_features(pixel_values=inputs["pixel_values"])
+        first = list(seen)
+        model.model.multi_modal_projector(torch.zeros(1, 1, 32))
+        assert seen == first and len(first) == 2 and first[0] < first[1]
+    model.model.get_image_features(pixel_values=inputs["pixel_values"])
+    assert seen == first
+
+
+def test_a_prompt_without_an_image_has_no_vision():
+    text = {"input_ids": torch.arange(1, 6)[None]}
+    assert measure(small(), text, warmup=0, repeats=2, decoded=1).vision_ms == (0.0, 0.0)
 
 
 def test_record():
     record = Latency(
-        clock="CPU time", exclusive=False, warmup=3, prefill_ms=(4.0, 1.0, 2.0, 3.0, 5.0), decode_ms=(7.0,)
+        clock="CPU time",
+        exclusive=False,
+        warmup=3,
+        prefill_ms=(4.0, 1.0, 2.0, 3.0, 5.0),
+        decode_ms=(7.0,),
+        vision_ms=(0.5,),
+        pruner_ms=(-1.0, 1.0),
     ).record()
     assert record == {
         "clock": "CPU time",
@@ -63,6 +115,8 @@ def test_record():
         "warmup": 3,
         "prefill_ms": {"median": 3.0, "q25": 2.0, "q75": 4.0, "raw": [4.0, 1.0, 2.0, 3.0, 5.0]},
         "decode_ms": {"median": 7.0, "q25": 7.0, "q75": 7.0, "raw": [7.0]},
+        "vision_ms": {"median": 0.5, "q25": 0.5, "q75": 0.5, "raw": [0.5]},
+        "pruner_ms": {"median": 0.0, "q25": -0.5, "q75": 0.5, "raw": [-1.0, 1.0]},
     }
 
 
@@ -142,5 +196,11 @@ def test_bad_input():
 
 @pytest.mark.gpu
 def test_cuda_events():
-    result = measure(small().to("cuda", torch.bfloat16), prompt(), warmup=1, repeats=2, decoded=2)
+    model = small().to("cuda", torch.bfloat16)
+    attached = partial(attach, model)
+    result = measure(
+        model, prompt(), method=method("topk", tokens=4), attached=attached, warmup=1, repeats=2, decoded=2
+    )
     assert (result.clock, len(result.prefill_ms), len(result.decode_ms)) == ("CUDA events", 2, 4)
+    assert all(0 < vision < prefill for vision, prefill in zip(result.vision_ms, result.prefill_ms, strict=True))
+    assert result.pruner_ms is not None and len(result.pruner_ms) == 2
