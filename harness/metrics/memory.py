@@ -14,12 +14,16 @@ from transformers import PreTrainedConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """KV-cache bytes of a prompt in bfloat16 (visual tokens alone; all), and the peak, None where not measured."""
+    """KV-cache bytes of a prompt in bfloat16 (visual tokens alone; all), and the peak, None where not measured.
+
+    reserved_bytes: the most that torch's allocator held of the device, unused parts of its blocks included; CUDA only.
+    """
 
     kv_visual_bytes: int
     kv_bytes: int
     peak_bytes: int | None = None
     peak_kind: str | None = None
+    reserved_bytes: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Return record.json's "memory"."""
@@ -28,6 +32,7 @@ class Memory:
             "kv_bytes": self.kv_bytes,
             "peak_bytes": self.peak_bytes,
             "peak_kind": self.peak_kind,
+            "reserved_bytes": self.reserved_bytes,
         }
 
 
@@ -36,6 +41,7 @@ class Peak:
 
     bytes: int
     kind: str
+    reserved_bytes: int | None = None
 
 
 def kv_bytes(lengths: Sequence[float], config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) -> int:
@@ -58,6 +64,7 @@ def memory(visual: Sequence[float], text_tokens: float, config: PreTrainedConfig
         kv_bytes=kv_bytes([n + text_tokens for n in visual], config),
         peak_bytes=peak.bytes if peak else None,
         peak_kind=peak.kind if peak else None,
+        reserved_bytes=peak.reserved_bytes if peak else None,
     )
 
 
@@ -65,16 +72,19 @@ def memory(visual: Sequence[float], text_tokens: float, config: PreTrainedConfig
 def peak(device: torch.device) -> Iterator[Peak]:
     """Measure the peak while the context runs.
 
-    On CUDA: the most bytes that torch's tensors took on the device, weights included ("CUDA allocated"). Else the most
+    On CUDA: the most bytes that torch's tensors took on the device, weights included ("CUDA allocated"), and the most
+    that its allocator reserved for them, from which what is idle at the start has been given back. Else the most
     physical memory of this process ("process RSS"), with libraries and whatever else it holds; on systems other than
     Linux, which cannot reset it, since the process began.
     """
     found = Peak()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         yield found
         torch.cuda.synchronize(device)
         found.bytes, found.kind = torch.cuda.max_memory_allocated(device), "CUDA allocated"
+        found.reserved_bytes = torch.cuda.max_memory_reserved(device)
     else:
         _reset_peak_rss()
         yield found

@@ -3,6 +3,8 @@ import torch
 from shapes import LLAVA_7B, prompt, small
 
 from harness.metrics.memory import kv_bytes, memory, peak
+from harness.model.attach import attach
+from methods import method
 
 
 @pytest.mark.parametrize("key_value_heads", [2, 4])
@@ -14,6 +16,30 @@ def test_kv_bytes_are_those_of_the_cache(key_value_heads):
     held = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
     assert kv_bytes([21, 21, 21], model.config) == held
     assert kv_bytes([21, 21, 21], model.config.text_config, torch.float32) == 2 * held
+
+
+def nbytes(*tensors):
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("chosen", [method("topk+", tokens=4), method("pyramiddrop", tokens=4, budget="kept")])
+@torch.no_grad()
+def test_kv_bytes_of_a_pruned_run_are_those_of_its_cache_layer_by_layer(chosen):
+    model = small(llm_layers=4).to(torch.bfloat16)
+    inputs = prompt(text=7)
+    with attach(model, chosen) as attached:
+        pixels = inputs["pixel_values"].bfloat16()
+        cache = model(**inputs | {"pixel_values": pixels}, use_cache=True).past_key_values
+    ledger = attached.ledger
+    (visual,) = ledger.tokens.llm
+    assert len({*visual}) > 2
+    found = memory(visual, 7, model.config)
+    assert found.kv_bytes == nbytes(*(part for layer in cache.layers for part in (layer.keys, layer.values)))
+    frames = zip(ledger.frames, cache.layers, strict=True)
+    slots = [(layer, frame.slots()[0]) for frame, layer in frames]
+    assert found.kv_visual_bytes == nbytes(
+        *(part[:, :, at] for layer, at in slots for part in (layer.keys, layer.values))
+    )
 
 
 def test_kv_bytes_of_7b():
@@ -36,6 +62,7 @@ def test_record():
         "kv_bytes": (28 + 15) * per_token,
         "peak_bytes": None,
         "peak_kind": None,
+        "reserved_bytes": None,
     }
 
 
@@ -50,7 +77,7 @@ def test_peak_sees_memory_that_was_freed_again():
         pass
     with peak(torch.device("cpu")) as busy:
         torch.ones(size, dtype=torch.uint8)
-    assert busy.kind == "process RSS"
+    assert busy.kind == "process RSS" and busy.reserved_bytes is None
     assert busy.bytes - idle.bytes > 0.9 * size
 
 
@@ -61,3 +88,4 @@ def test_peak_on_a_gpu():
     with peak(device) as found:
         torch.empty(2**20, dtype=torch.uint8, device=device)
     assert (found.bytes - before, found.kind) == (2**20, "CUDA allocated")
+    assert found.reserved_bytes is not None and found.reserved_bytes >= found.bytes
