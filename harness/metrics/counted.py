@@ -47,6 +47,7 @@ class Layer(NamedTuple):
     linear: int = 0  # MACs
     attention: int = 0  # MACs of the two attention products, all N²
     norm: int = 0  # fvcore's operations
+    gate: int = 0  # MACs of an LLM's gate_proj, which linear has too
 
     def __add__(self, other: "Layer") -> "Layer":  # type: ignore[override]
         return Layer(*(a + b for a, b in zip(self, other, strict=True)))
@@ -165,7 +166,8 @@ class Counted:
         rotary = self._lm.rotary_emb(x, torch.arange(queries, device="meta")[None])
         past = _Past(keys - queries)
         call = _Call(module, lambda block, x, cos, sin: block(x, position_embeddings=(cos, sin), past_key_values=past))
-        return _total(call, x, *rotary)
+        counts = _count(call, x, *rotary)
+        return _as_layer(counts[""])._replace(gate=_as_layer(counts["block.mlp.gate_proj"]).linear)
 
     def _linear(self, name: str, tokens: int) -> int:
         module = getattr(self, name)

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import VtbenchError
+from harness.metrics.conventions import CONVENTIONS, PADDED_VOCABULARY, Convention, convention_of
 from harness.metrics.counted import Counted, Layer, counted
 from harness.metrics.overhead import method_cost
 from methods.interface import Method, Stage
@@ -25,56 +26,13 @@ from methods.schedule import TokensPerLayer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convention:
-    """Which parts a published number adds up, and what it calls one multiply-add."""
-
-    source: str
-    per_mac: int = 2
-    unread_layers: bool  # ViT layers above the one that the LLM reads: LLaVA runs its 24th and ignores it
-    projector: bool
-    attention: bool = True
-    norm: bool = False
-    padded_vocabulary: bool = True
-
-
-CONVENTIONS: dict[str, Convention] = {
-    "macs": Convention(
-        source="fvcore's total: multiply-adds and LayerNorm; layers that nothing reads are left out",
-        per_mac=1,
-        unread_layers=False,
-        projector=True,
-        norm=True,
-    ),
-    "flops": Convention(
-        source="every matrix product that a forward pass runs, 2 a multiply-add, as torch's FlopCounterMode",
-        unread_layers=True,
-        projector=True,
-    ),
-    "ivtp": Convention(
-        source="IVTP (ECCV 2024), Tables 3 and 9: no projector, only ViT layers that are read, unpadded vocabulary",
-        unread_layers=False,
-        projector=False,
-        padded_vocabulary=False,
-    ),
-    "lvpruning": Convention(
-        source="LVPruning, Table 1: linear layers and convolutions only, no attention products; all ViT layers",
-        unread_layers=True,
-        projector=True,
-        attention=False,
-    ),
-}
-
-# Hugging Face pads LLaVA's vocabulary from LLaMA's 32000 to 32064, and no other model's that we count.
-PADDED_VOCABULARY = {32064: 32000}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Flops:
     """Cost of a prefill with lm_head on all positions, and of the first token decoded after it, in MACs.
 
     basis: which lengths were counted; text_tokens: prompt tokens that are not visual; vision, unread, decoder: a
-    Layer each; decode: the decoder's layers for one new token; lm_head, decode_head: with the model's own vocabulary;
-    unpadded: what part of them an unpadded vocabulary has; extra: a method's own cost by name.
+    Layer each; visual: the decoder's layers if visual tokens went through alone; decode: for one new token; lm_head,
+    decode_head: with the model's own vocabulary; unpadded: what part of them an unpadded vocabulary has; extra: a
+    method's own cost by name.
     """
 
     basis: str
@@ -85,6 +43,7 @@ class Flops:
     unread: tuple[Layer, ...]
     projector: int
     decoder: tuple[Layer, ...]
+    visual: tuple[Layer, ...]
     lm_head: int
     decode: tuple[Layer, ...]
     decode_head: int
@@ -93,26 +52,32 @@ class Flops:
 
     def parts(self, convention: str) -> dict[str, int]:
         """Return the prefill's parts in the convention's own unit; what it leaves out is 0. Errors: VtbenchError."""
-        rule = _convention(convention)
+        rule = convention_of(convention)
         vision = self.vision + (self.unread if rule.unread_layers else ())
+        decoder = self.decoder if rule.text else self.visual
         macs = {
             "vision": self.patch_embedding + rule.norm * self.pre_norm + _sum(vision, rule),
             "projector": rule.projector * self.projector,
-            "decoder_linear": sum(layer.linear for layer in self.decoder),
-            "decoder_attention": rule.attention * sum(layer.attention for layer in self.decoder),
+            "decoder_linear": sum(layer.linear - (not rule.gate) * layer.gate for layer in decoder),
+            "decoder_attention": rule.attention * sum(layer.attention for layer in decoder),
             "lm_head": self._head(self.lm_head, rule),
             "extra": sum(self.extra.values()),
         }
-        return {name: rule.per_mac * count for name, count in macs.items()}
+        if rule.decoder_alone:
+            macs |= dict.fromkeys(("vision", "projector", "lm_head", "extra"), 0)
+        return {part: rule.per_mac * count for part, count in macs.items()}
 
     def total(self, convention: str) -> int:
         """Return the prefill's cost, the sum of its parts. Errors: VtbenchError for an unknown convention."""
         return sum(self.parts(convention).values())
 
     def per_decoded_token(self, convention: str) -> int:
-        """Return the cost of the first decoded token. Errors: VtbenchError for an unknown convention."""
-        rule = _convention(convention)
-        return rule.per_mac * (_sum(self.decode, rule) + self._head(self.decode_head, rule))
+        """Return the cost of the first decoded token, 0 where visual tokens alone count. Errors: as `total`."""
+        rule = convention_of(convention)
+        if not rule.text:
+            return 0
+        head = 0 if rule.decoder_alone else self._head(self.decode_head, rule)
+        return rule.per_mac * (_sum(self.decode, rule) + head)
 
     def record(self) -> dict[str, Any]:
         """Return record.json's "flops"; a convention's parts add up to its total. Named `extra` is 2 a multiply-add."""
@@ -130,13 +95,10 @@ class Flops:
 
 
 def _sum(layers: Iterable[Layer], rule: Convention) -> int:
-    return sum(layer.linear + rule.attention * layer.attention + rule.norm * layer.norm for layer in layers)
-
-
-def _convention(name: str) -> Convention:
-    if name not in CONVENTIONS:
-        raise VtbenchError(f"convention: {name!r} is unknown; allowed are {', '.join(CONVENTIONS)}")
-    return CONVENTIONS[name]
+    return sum(
+        layer.linear - (not rule.gate) * layer.gate + rule.attention * layer.attention + rule.norm * layer.norm
+        for layer in layers
+    )
 
 
 def count(
@@ -205,6 +167,7 @@ def _count(
         unread=tuple(layers[shape.vit_layers :]),
         projector=sum(modules.projector(n) for n in projected),
         decoder=tuple(modules.decoder_layer(i, n, n) for i, n in enumerate(lengths)),
+        visual=tuple(modules.decoder_layer(i, n, n) if n else Layer() for i, n in enumerate(llm)),
         lm_head=modules.lm_head(lengths[-1]),
         decode=tuple(modules.decoder_layer(i, 1, n + 1) for i, n in enumerate(lengths)),
         decode_head=modules.lm_head(1),
@@ -293,6 +256,7 @@ def count_samples(
         unread=layers("unread"),
         projector=mean(flops.projector for flops, _ in counts),
         decoder=layers("decoder"),
+        visual=layers("visual"),
         lm_head=mean(flops.lm_head for flops, _ in counts),
         decode=layers("decode"),
         decode_head=counts[0][0].decode_head,

@@ -160,6 +160,45 @@ def test_lvpruning_rows(lengths, modules, expected, published):
     assert math.floor(total * 100) / 100 == published
 
 
+def decoder_formula(config: LlavaConfig, lengths: list[int], mlp_matrices: int) -> int:
+    """Sum of 4nd² + 2n²d + so many matrices of the MLP over the decoder's layers."""
+    d, m = config.text_config.hidden_size, config.text_config.intermediate_size
+    return sum(4 * n * d * d + 2 * n * n * d + mlp_matrices * n * d * m for n in lengths)
+
+
+@pytest.mark.parametrize(
+    ("config", "lengths"),
+    [(LLAVA_7B, FULL_7B), (LLAVA_13B, FULL_13B), (LLAVA_7B, IVTP_64), (LLAVA_7B, lvpruning(345, 230, 115))],
+    ids=["7b", "13b", "ivtp", "lvpruning"],
+)
+def test_the_analytic_conventions_are_their_papers_formulas(config, lengths):
+    counted = count(config, lengths, 35, extra={"own": 1})
+    for name, expected in {
+        "fastv": decoder_formula(config, [n + 35 for n in lengths.llm], 2),
+        "sparsevlm": decoder_formula(config, list(lengths.llm), 3),
+    }.items():
+        parts = counted.parts(name)
+        assert counted.total(name) == parts["decoder_linear"] + parts["decoder_attention"] == expected
+    assert counted.per_decoded_token("sparsevlm") == 0
+    d, m = config.text_config.hidden_size, config.text_config.intermediate_size
+    decoded = sum(4 * d * d + 2 * (n + 36) * d + 2 * d * m for n in lengths.llm)
+    assert counted.per_decoded_token("fastv") == decoded
+
+
+def test_the_unpruned_7b_is_3_82_as_sparsevlm_has_it():
+    total = count(LLAVA_7B, FULL_7B, 35).total("sparsevlm")
+    assert total == 32 * (4 * 576 * 4096**2 + 2 * 576**2 * 4096 + 3 * 576 * 4096 * 11008) == 3_817_152_184_320
+    assert round(tera(total), 2) == 3.82
+
+
+def test_grouped_keys_cost_less_than_the_papers_formulas():
+    config, lengths = small(key_value_heads=2).config, tokens([16] * 3, [7, 7, 3])
+    counted, narrower = count(config, lengths, 5), 2 * 64 * (64 - 32)
+    fastv = decoder_formula(config, [12, 12, 8], 2) - 32 * narrower
+    sparsevlm = decoder_formula(config, [7, 7, 3], 3) - 17 * narrower
+    assert (counted.total("fastv"), counted.total("sparsevlm")) == (fastv, sparsevlm)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cutting(Method):
     stage: Stage
@@ -251,7 +290,7 @@ def test_record():
     assert set(record) == {"tokens_basis", "text_tokens", "parts", "extra", "total", "per_decoded_token"}
     assert {name: sum(parts.values()) for name, parts in record["parts"].items()} == record["total"]
     assert record["parts"]["flops"]["extra"] == record["extra"]["rider"] == 200
-    assert set(record["total"]) == {"macs", "flops", "ivtp", "lvpruning"}
+    assert set(record["total"]) == {"macs", "flops", "ivtp", "lvpruning", "fastv", "sparsevlm"}
     assert all(isinstance(value, int) for value in [*record["parts"]["flops"].values(), *record["total"].values()])
 
 
@@ -273,7 +312,9 @@ def test_an_operation_without_a_handler_is_an_error():
 
 
 def test_bad_input():
-    with pytest.raises(VtbenchError, match="'tflops' is unknown; allowed are macs, flops, ivtp, lvpruning"):
+    with pytest.raises(
+        VtbenchError, match="'tflops' is unknown; allowed are macs, flops, ivtp, lvpruning, fastv, sparsevlm"
+    ):
         count(small(), tokens([16] * 3, [16] * 3), 5).total("tflops")
     with pytest.raises(VtbenchError, match="given for 2 ViT and 3 LLM layers; the model has 3 and 3"):
         count(small(), tokens([16] * 2, [16] * 3), 5)
