@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attached import Attached
+from harness.model.attention import FLASH, check_attention, is_flash
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from methods.interface import Method
 
@@ -44,14 +45,16 @@ def attach(
     if model in _attached:
         raise VtbenchError("attach: a method is attached to this model already; leave its context first")
     for tower in (parts.vision, parts.llm):
-        if tower.config._attn_implementation not in ("sdpa", "eager"):
-            raise VtbenchError(
-                f"attention: {tower.config._attn_implementation} is not possible under attach; allowed are sdpa, eager"
-            )
+        check_attention(tower.config._attn_implementation)
     try:
         stages = method.stages(parts.shape)
     except ValueError as error:
         raise VtbenchError(f"{method.name}: {error}") from None
+    if is_flash(parts.vision) and any(stage.proportional for stage in stages):
+        raise VtbenchError(
+            f"attention: {FLASH} is not possible with {method.name}, which adds log(size) to the logits of the vision "
+            "tower; allowed are sdpa, eager"
+        )
     name = str(model.config.name_or_path)
     if not method.reads_clip:
         text_encoder = None

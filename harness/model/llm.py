@@ -58,6 +58,7 @@ class Language:
                 x = self._cut(self.plan.before[index], x)
             self.heard = None  # freed before the layer takes its own memory
         frame = frames[index]
+        kwargs["position_ids"] = None  # those that jump would be several sequences to FlashAttention
         if frame is not self.entry:
             kwargs |= self._arrangement(index, frame, x, past_key_values)
         if not (self.prefill and index in self.plan.heard):
@@ -87,14 +88,8 @@ class Language:
                 valid = torch.cat([frame.valid, frame.valid.new_ones(B, self.past + Q)], dim=1)
                 position = self.positions(Q) - frame.shift[:, None]
             mask = create_causal_mask(self.anatomy.llm.config, x, valid.long(), cache, None, layer_idx=index)
-            self.arranged = (
-                frame,
-                {
-                    "attention_mask": mask,
-                    "position_embeddings": self.anatomy.llm.rotary_emb(x, position),
-                    "position_ids": None,
-                },
-            )
+            embeddings = self.anatomy.llm.rotary_emb(x, position)
+            self.arranged = (frame, {"attention_mask": mask, "position_embeddings": embeddings})
         return self.arranged[1]
 
     def positions(self, Q: int) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.model.attention import is_flash
 from harness.model.ledger import Frame
 from harness.model.probe import Projections, heads, mean_attention, overhear, row_attention
 from methods.interface import Stage
@@ -125,11 +126,13 @@ class Rider:
         v = heads(heard.projections.v, width)[frame.row, :, :P]
         embedding = self.rotary(self.state, position[:, None])
         bias = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
+        least = torch.finfo(self.state.dtype).min
+        mask = bias == 0 if is_flash(attention) else bias[:, None, None].to(self.state.dtype).clamp(min=least)
 
         with overhear(attention) as own:
             self.state = heard.run(
                 self.state,
-                attention_mask=bias[:, None, None].to(self.state.dtype).clamp(min=torch.finfo(self.state.dtype).min),
+                attention_mask=mask,
                 position_embeddings=embedding,
                 past_key_values=Borrowed(k, v),
             )

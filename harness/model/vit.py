@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.model.anatomy import Anatomy
+from harness.model.attention import is_flash
 from harness.model.cut import reduced, uneven
 from harness.model.draw import digest, uniform
 from harness.model.plan import NEXT, OWN_ROW, Plan, Planned
@@ -55,8 +56,9 @@ class Vision:
         if index < self.anatomy.shape.vit_layers:
             self.counts.append((self.size > 0).sum(dim=1))
         bias = self._bias(x.dtype)
+        mask = bias if bias is None or not is_flash(layer.self_attn) else bias[:, 0, 0] == 0
         with overhear(layer.self_attn) if index in self.plan.heard else nullcontext() as heard:
-            attended, _ = layer.self_attn(layer.layer_norm1(x), attention_mask=bias, **kwargs)
+            attended, _ = layer.self_attn(layer.layer_norm1(x), attention_mask=mask, **kwargs)
         if heard is not None:
             self._listen(index, layer, heard, bias)
         x = self._cut(self.plan.inside.get(index, []), x + attended, layer, heard, bias)
