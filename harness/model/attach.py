@@ -17,6 +17,7 @@ from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attached import Attached
 from harness.model.attention import FLASH, check_attention, is_flash
+from harness.model.compiled import check_compiled
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from methods.interface import Method
 
@@ -41,6 +42,7 @@ def attach(
     """
     if method.trained:
         raise VtbenchError(f"{method.name}: needs trained modules, of which there are none; allowed is counting alone")
+    check_compiled(model)
     parts = anatomy(model)
     if model in _attached:
         raise VtbenchError("attach: a method is attached to this model already; leave its context first")
