@@ -1,8 +1,8 @@
 """torch.compile where `attach` leaves a layer as it is: its norms and its MLP, in both towers.
 
 A whole layer cannot be compiled: `attach` binds its forward, hooks listen to its projections, and the cache's lengths
-differ from layer to layer, so that every one would be compiled anew until torch gives up. Numbers of tokens are dynamic,
-so that a part is compiled once for all cuts, and layers of one shape share it.
+differ from layer to layer, so that every one would be compiled anew until torch gives up. Numbers of tokens are
+dynamic, so that a part is compiled once for all cuts, and layers of one shape share it.
 """
 
 from torch import nn
@@ -28,7 +28,7 @@ def compiled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_compiled(model: PreTrainedModel) -> None:
-    """Refuse what is compiled as a whole or where attach reaches into it. Errors: VtbenchError that says what may be."""
+    """Refuse what is compiled as a whole or where attach reaches into it. Errors: VtbenchError naming what may be."""
     whole = getattr(model, "_orig_mod", None)
     if whole is not None:
         raise _impossible(whole)
