@@ -57,6 +57,7 @@ def run(
     if dry_run:
         print_trials(sweep, store)
         return
+    store.describe(sweep.axes.shown.model_dump(mode="json"))
     try:
         failed = run_trials(sweep, store, address)
     except KeyboardInterrupt:
@@ -155,7 +156,7 @@ def write_report(sweep: "Sweep", folder: Path, out: Path) -> Path:
     """Write the report of the trials that the sweep asks for and return its path."""
     from harness.report import write
 
-    return write(folder, out, sweep.axes.description, trials={trial.id for trial in sweep.trials()})
+    return write(folder, out, sweep.axes.shown, trials={trial.id for trial in sweep.trials()})
 
 
 def print_trials(sweep: "Sweep", store: "Store") -> None:

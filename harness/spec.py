@@ -18,6 +18,7 @@ from harness.errors import VtbenchError
 from harness.fingerprint import fingerprint
 from harness.pocket import WEIGHTS
 from harness.reading import explain, explain_value, read_mapping, suggest
+from harness.shown import Convention, Published, Shown, Unreproduced
 from methods import METHODS
 from methods.interface import Method
 
@@ -29,6 +30,7 @@ OWN_TASKS = Path(__file__).parent / "lmms" / "pocketvqa"
 
 Measure = Literal["accuracy", "flops", "latency", "memory", "tokens"]
 MEASURES: tuple[Measure, ...] = ("accuracy", "flops", "latency", "memory", "tokens")
+COUNTED: tuple[Measure, ...] = ("flops", "memory", "tokens")  # what a model without weights gives
 
 
 def _as_axis(value: object) -> object:
@@ -52,10 +54,11 @@ class _Frozen(BaseModel):
 
 
 class Trial(_Frozen):
-    """One cell of a sweep: a model with a method on a task."""
+    """One cell of a sweep: a model with a method on a task, or on a prompt of so many text tokens for its costs."""
 
     model: str
-    task: str
+    task: str | None
+    text_tokens: int | None
     method: str
     parameters: dict[str, Any]  # complete, defaults filled in
     limit: int | None  # samples of each leaf task, None = all
@@ -90,7 +93,7 @@ class Trial(_Frozen):
                 words.insert(1, "adaptive" if value is None else str(value))
             elif value != defaults[name]:
                 words.append(f"{name}={value}")
-        return f"{' '.join(words)} on {self.task}"
+        return f"{' '.join(words)} on {self.task or f'{self.text_tokens} text tokens'}"
 
     def make_method(self) -> Method:
         """Return the method itself."""
@@ -110,18 +113,26 @@ class Axes(_Frozen):
     name: Name | None = None
     description: str = ""
     model: Axis[Name]
-    tasks: Axis[Name]
+    tasks: Axis[Name] | None = None
+    text_tokens: Axis[Annotated[int, Field(ge=2)]] | None = None
     methods: Annotated[tuple[Any, ...], BeforeValidator(_as_axis), Field(min_length=1)]
     tokens: Axis[Annotated[int, Field(ge=1)]] | None = None
     limit: Axis[Annotated[int, Field(ge=1)] | None] = (None,)
     seed: Axis[Annotated[int, Field(ge=0)]] = (0,)
     dtype: Axis[Literal["float32", "bfloat16", "float16"]] = ("float32",)
-    attention: Axis[Literal["sdpa", "eager"]] = ("sdpa",)
+    attention: Axis[Literal["sdpa", "eager", "flash_attention_2"]] = ("sdpa",)
     batch_size: Annotated[int, Field(ge=1)] = 8
     text_encoder: Name | None = None
     trust_remote_code: bool = False
-    measure: Axis[Measure] = MEASURES
+    measure: Axis[Measure] | None = None
     resources: Resources = Resources()
+    convention: Convention = "flops"
+    published: Published | None = None
+
+    @property
+    def shown(self) -> Shown:
+        """What the report shows besides the trials."""
+        return Shown(description=self.description, convention=self.convention, published=self.published)
 
 
 class MethodAxes(NamedTuple):
@@ -159,12 +170,15 @@ class Sweep(NamedTuple):
     def cells(self) -> Iterator[tuple[MethodAxes, Trial]]:
         """Expand the grid, models outermost."""
         axes = self.axes
-        grid = product(axes.model, axes.dtype, axes.attention, axes.tasks, axes.limit, axes.seed, self.methods)
-        for model, dtype, attention, task, limit, seed, method in grid:
+        prompts = [(task, None) for task in axes.tasks or ()] + [(None, text) for text in axes.text_tokens or ()]
+        grid = product(axes.model, axes.dtype, axes.attention, prompts, axes.limit, axes.seed, self.methods)
+        for model, dtype, attention, (task, text_tokens), limit, seed, method in grid:
+            possible = measurable(model, task)
             for parameters in method.parameters():
                 trial = Trial(
                     model=model,
                     task=task,
+                    text_tokens=text_tokens,
                     method=method.name,
                     parameters=parameters,
                     limit=limit,
@@ -174,7 +188,7 @@ class Sweep(NamedTuple):
                     batch_size=axes.batch_size,
                     text_encoder=axes.text_encoder,
                     trust_remote_code=axes.trust_remote_code,
-                    measure=tuple(measure for measure in MEASURES if measure in axes.measure),
+                    measure=tuple(each for each in MEASURES if each in (axes.measure or possible)),
                     content=_content(model, task, axes.text_encoder),
                 )
                 yield method, trial
@@ -182,6 +196,15 @@ class Sweep(NamedTuple):
     def trials(self) -> list[Trial]:
         """Return the trials in the order of the file; one that the grid holds twice comes once."""
         return list({trial.id: trial for _, trial in self.cells()}.values())
+
+
+def measurable(model: str, task: str | None) -> tuple[Measure, ...]:
+    """Return what can be measured of a model on a task, or on a prompt that asks nothing."""
+    if task is not None:
+        return MEASURES
+    from harness.model.shapes import LLAVA
+
+    return COUNTED if model in LLAVA else MEASURES[1:]
 
 
 def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
@@ -194,8 +217,13 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
     except ValidationError as error:
         # a key that is unknown explains one that is missing
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        known = Axes.model_fields if len(first["loc"]) == 1 else Resources.model_fields
+        inner = {"resources": Resources, "published": Unreproduced if "unreproduced" in first["loc"] else Published}
+        known = inner.get(str(first["loc"][0]), Axes).model_fields if len(first["loc"]) > 1 else Axes.model_fields
         raise VtbenchError(f"{path}:{_key(first['loc'], raw)}: {explain(first, known)}") from None
+    if axes.tasks and axes.text_tokens:
+        raise VtbenchError(f"{path}:text_tokens: is there beside tasks; allowed is one of the two")
+    if not axes.tasks and not axes.text_tokens:
+        raise VtbenchError(f"{path}:tasks: is missing; a sweep of costs alone has text_tokens instead")
     name = axes.name or path.stem
     if name in (".", "..") or Path(name).name != name:
         raise VtbenchError(f"{path}:name: {name!r} is not possible; it names a folder, so no slashes")
@@ -213,12 +241,24 @@ def check(sweep: Sweep) -> None:
     Reads no weights. Errors: VtbenchError.
     """
     from harness.model.load import shape_of
+    from harness.model.shapes import LLAVA
 
-    shapes = {}
-    for model in sweep.axes.model:
+    axes, shapes = sweep.axes, {}
+    for model in axes.model:
         with _blame(f"{sweep.path}:model"):
-            shapes[model] = shape_of(model, trust_remote_code=sweep.axes.trust_remote_code)
-    for task in sweep.axes.tasks:
+            shapes[model] = shape_of(model, trust_remote_code=axes.trust_remote_code)
+            if model in LLAVA and axes.tasks:
+                raise VtbenchError(
+                    f"{model!r} has no weights to answer tasks with; allowed is text_tokens instead of tasks"
+                )
+        allowed = measurable(model, axes.tasks[0] if axes.tasks else None)
+        for measure in axes.measure or ():
+            if measure not in allowed:
+                raise VtbenchError(
+                    f"{sweep.path}:measure: {measure} is not possible of {model} without tasks; "
+                    f"allowed are {', '.join(allowed)}"
+                )
+    for task in axes.tasks or ():
         if not _is_own(task):
             from harness.lmms.tasks import manager_for
 
@@ -226,7 +266,16 @@ def check(sweep: Sweep) -> None:
                 manager_for(task)
     for method, trial in sweep.cells():
         with method.blame():
-            trial.make_method().stages(shapes[trial.model])
+            stages = trial.make_method().stages(shapes[trial.model])
+        if METHODS[method.name].trained and trial.model not in LLAVA:
+            raise VtbenchError(
+                f"{method.place}: needs trained modules, of which there are none; it can be counted alone, "
+                f"with model: {' or '.join(LLAVA)}"
+            )
+        if trial.model in LLAVA and any(stage.adaptive for stage in stages):
+            raise VtbenchError(
+                f"{method.place}: adapts to the image, so it must run to be counted; allowed are models with weights"
+            )
 
 
 @contextmanager
@@ -244,8 +293,10 @@ def _key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
     for step in location[1:]:
         if isinstance(value, list) and isinstance(step, int):
             key += f"[{step}]"
+            value = value[step]
         elif isinstance(value, dict):
             key += f".{step}"
+            value = value.get(step)
     return key
 
 
@@ -295,9 +346,9 @@ def _is_own(task: str) -> bool:
     return (OWN_TASKS / f"{task}.yaml").is_file()
 
 
-def _content(model: str, task: str, text_encoder: str | None) -> dict[str, str]:
+def _content(model: str, task: str | None, text_encoder: str | None) -> dict[str, str]:
     paths = {"model": WEIGHTS if model == "pocket" else Path(model)}
-    if _is_own(task):
+    if task is not None and _is_own(task):
         paths["task"] = OWN_TASKS
     if text_encoder is not None:
         # open_clip:ARCHITECTURE/PATH may name a checkpoint or a folder

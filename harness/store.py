@@ -56,6 +56,11 @@ class Store:
         write_atomically(folder / "trial.yaml", lambda path: path.write_text(text, encoding="utf-8"))
         return folder
 
+    def describe(self, shown: dict[str, Any]) -> None:
+        """Leave what the report shows of the sweep besides its trials."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "sweep.json", shown)
+
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all finished trials, by id."""
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/record.json"))]

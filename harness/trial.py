@@ -17,21 +17,25 @@ from torch import Tensor
 
 from harness.lmms.model import DTYPES, ImageCache, VtBench
 from harness.metrics.accuracy import Accuracy, evaluate
-from harness.metrics.flops import count_samples
+from harness.metrics.flops import count, count_samples
 from harness.metrics.latency import device_to_itself, measure
 from harness.metrics.memory import memory, peak
 from harness.metrics.tokens import realised
+from harness.model.anatomy import shape_of_config
 from harness.model.attach import Attached, attach
-from harness.model.load import Loaded, load
+from harness.model.load import Loaded, config_of, load
+from harness.model.shapes import LLAVA, clip_large
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from harness.provenance import provenance
 from harness.spec import Trial
 from harness.store import Result
 from methods.interface import Method
+from methods.schedule import tokens_per_layer
 
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
 TEXT_TOKENS = 64  # of the prompt that stands in for a task's, where a model has no tokenizer
+BEFORE_IMAGE = 1  # of those, in front of the image
 
 
 class Warm:
@@ -68,14 +72,40 @@ class Observed(NamedTuple):
     prompt: Mapping[str, Tensor]  # one sample alone, as the model takes it
 
 
+Measured = dict[str, tuple[str, Any]]  # by the record's key: the sweep's name for it, and what was found
+
+
 def run(trial: Trial, warm: Warm) -> Result:
     """Run a trial. Errors: whatever goes wrong in it."""
     started, began = datetime.now(UTC), time.perf_counter()
+    measured = counted(trial) if trial.model in LLAVA else observed(trial, warm)
+    record = {
+        "schema": SCHEMA,
+        "id": trial.id,
+        "trial": trial.model_dump(mode="json"),
+        **{key: found.record() if found and name in trial.measure else None for key, (name, found) in measured.items()},
+        "provenance": provenance(warm.device)
+        | {
+            "dtype": trial.dtype,
+            "attention": trial.attention,
+            "seed": trial.seed,
+            "protocol": trial.protocol,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - began, 3),
+        },
+    }
+    accuracy = measured["scores"][1]
+    return Result(record, accuracy.samples if accuracy and "accuracy" in trial.measure else None)
+
+
+def observed(trial: Trial, warm: Warm) -> Measured:
+    """Run the model, and count and time what it did."""
     with device_to_itself(warm.device, alone=False):
         loaded = warm.model(trial)
         method = trial.make_method()
         encoder = text_encoder(trial, loaded, method)
-        seen = ask(trial, loaded, method, warm.images) if loaded.processor else stand_in(trial, loaded, method, encoder)
+        asks = trial.task is not None and loaded.processor
+        seen = ask(trial, loaded, method, warm.images) if asks else stand_in(trial, loaded, method, encoder)
         tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", loaded.shape.patches))
         flops = None
         if "flops" in trial.measure:
@@ -92,37 +122,43 @@ def run(trial: Trial, warm: Warm) -> Result:
         timed = "latency" in trial.measure
         forget: Callable[[], object] = encoder.encode.cache_clear if encoder else lambda: None
         forget()
-        with attached(trial, loaded, method, encoder), peak(warm.device) as highest:
+        with peak(warm.device) as highest:
             latency = measure(
                 loaded.model,
                 seen.prompt,
+                method=method,
+                attached=lambda each: attached(trial, loaded, each, encoder),
                 warmup=WARMUP if timed else 0,
                 repeats=REPEATS if timed else 1,
                 forget=forget,
             )
-    measured: dict[str, tuple[str, Any]] = {
+    return {
         "scores": ("accuracy", seen.accuracy),
         "tokens": ("tokens", tokens),
         "flops": ("flops", flops),
         "latency": ("latency", latency),
         "memory": ("memory", memory(tokens.llm, tokens.text, loaded.model.config, highest)),
     }
-    record = {
-        "schema": SCHEMA,
-        "id": trial.id,
-        "trial": trial.model_dump(mode="json"),
-        **{key: found.record() if found and name in trial.measure else None for key, (name, found) in measured.items()},
-        "provenance": provenance(warm.device)
-        | {
-            "dtype": trial.dtype,
-            "attention": trial.attention,
-            "seed": trial.seed,
-            "protocol": trial.protocol,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - began, 3),
-        },
+
+
+def counted(trial: Trial) -> Measured:
+    """Count a prompt with one image by the method's schedule, of a shape that has no weights."""
+    assert trial.text_tokens is not None
+    config, method = config_of(trial.model), trial.make_method()
+    shape = shape_of_config(config)
+    lengths = tokens_per_layer(method.stages(shape), shape)
+    text = trial.text_tokens + method.inserts_pseudo_cls
+    sample = {"vit": [lengths.vit], "llm": lengths.llm, "visual_tokens": lengths.llm[0], "text_tokens": text}
+    tokens = realised([sample], nominal=trial.parameters.get("tokens", shape.patches))
+    encoder: Any = clip_large().text_config if method.reads_clip else None
+    flops = count(config, lengths, text, method=method, before_image=BEFORE_IMAGE, text_encoder=encoder)
+    return {
+        "scores": ("accuracy", None),
+        "tokens": ("tokens", tokens),
+        "flops": ("flops", flops),
+        "latency": ("latency", None),
+        "memory": ("memory", memory(tokens.llm, tokens.text, config)),
     }
-    return Result(record, seen.accuracy.samples if seen.accuracy and "accuracy" in trial.measure else None)
 
 
 def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Observed:
@@ -136,16 +172,19 @@ def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Obs
         images=images,
     )
     limit = 1 if trial.measure == ("latency",) else trial.limit
+    assert trial.task is not None
     accuracy = evaluate(lm, trial.task, limit=limit, seed=trial.seed)
     return Observed(accuracy, list(lm.observations.values()), lm.example())
 
 
 def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder | None) -> Observed:
-    """Show a model that cannot read a grey image and a question that says nothing to it, for its costs."""
+    """Show the model a grey image and a question of so many tokens that says nothing, for its costs."""
     config, patches = loaded.model.config, loaded.shape.patches
     words = default_tokenizer(loaded.name)("what color is the small object?", add_special_tokens=False)["input_ids"]
-    before, *question = (words * TEXT_TOKENS)[:TEXT_TOKENS]
-    ids = torch.tensor([[before, *[config.image_token_id] * patches, *question]])
+    wanted = trial.text_tokens or TEXT_TOKENS
+    text = (words * wanted)[:wanted]
+    before, question = text[:BEFORE_IMAGE], text[BEFORE_IMAGE:]
+    ids = torch.tensor([[*before, *[config.image_token_id] * patches, *question]])
     side = config.vision_config.image_size
     prompt = {
         "input_ids": ids.to(loaded.model.device),

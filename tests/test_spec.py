@@ -1,11 +1,15 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from harness import spec
 from harness.errors import VtbenchError
+from harness.metrics.conventions import CONVENTIONS
+from harness.shown import Convention
 from harness.spec import load_sweep
 
+SWEEPS = Path(__file__).parents[1] / "sweeps"
 BASE = "model: random:llava-1.5-7b\ntasks: pocketvqa\n"
 
 
@@ -76,7 +80,7 @@ def test_the_id_is_stable(tmp_path):
         '{"attention":"sdpa","batch_size":8,"content":{},"dtype":"float32","limit":null,'
         '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:llava-1.5-7b",'
         '"parameters":{"positions":"original","tokens":64},"protocol":2,"seed":0,"task":"gqa","text_encoder":null,'
-        '"trust_remote_code":false}'
+        '"text_tokens":null,"trust_remote_code":false}'
     )
     assert (
         trial.model_copy(update={"task": "gqa", "content": {}}).id
@@ -137,6 +141,34 @@ def test_protocol_and_content_change_the_id(tmp_path):
     assert tag.content.keys() == {"model"}
 
 
+COSTS = "model: llava-1.5-7b\ntext_tokens: 64\n"
+
+
+def test_a_sweep_without_tasks_measures_costs(tmp_path):
+    text = "model: [pocket, llava-1.5-7b]\ntext_tokens: [64, 512]\ntokens: 64\nmethods: [full, topk]\n"
+    trials = sweep(tmp_path, text).trials()
+    assert [(trial.model, trial.label, trial.task) for trial in trials[::2]] == [
+        ("pocket", "full on 64 text tokens", None),
+        ("pocket", "full on 512 text tokens", None),
+        ("llava-1.5-7b", "full on 64 text tokens", None),
+        ("llava-1.5-7b", "full on 512 text tokens", None),
+    ]
+    assert {trial.measure for trial in trials[:4]} == {("flops", "latency", "memory", "tokens")}
+    assert {trial.measure for trial in trials[4:]} == {("flops", "memory", "tokens")}
+    assert len({trial.id for trial in trials}) == 8
+
+
+def test_what_the_report_shows_changes_no_id(tmp_path):
+    rows = "{paper: ivtp, tables: ['3'], rows: {TopK: topk}}"
+    (shown,) = sweep(tmp_path, COSTS + f"methods: full\nconvention: ivtp\npublished: {rows}\n").trials()
+    (plain,) = sweep(tmp_path, COSTS + "methods: full\n").trials()
+    assert shown.id == plain.id
+
+
+def test_conventions_are_those_that_are_counted():
+    assert set(get_args(Convention)) == set(CONVENTIONS)
+
+
 WRONG = {
     "": "not a mapping of keys to values",
     "- full\n": "not a mapping of keys to values",
@@ -176,6 +208,12 @@ WRONG = {
     BASE
     + "resources: {cpu: 2}\nmethods: full\n": "resources.cpu: is not a key; did you mean cpus? allowed are cpus, gpus",
     BASE + "resources: {cpus: 0}\nmethods: full\n": "resources.cpus: 0 is not possible; it should be greater than 0",
+    BASE + "methods: full\ntext_tokens: 64\n": "text_tokens: is there beside tasks; allowed is one of the two",
+    "model: pocket\nmethods: full\n": "tasks: is missing; a sweep of costs alone has text_tokens instead",
+    COSTS + "methods: full\nconvention: mac\n": "convention: 'mac' is not possible; did you mean macs?",
+    COSTS + "methods: full\npublished: {papr: x}\n": "published.papr: is not a key; did you mean paper?",
+    COSTS + "methods: full\npublished: {paper: a, tables: [b], rows: {}, unreproduced: [{whre: 1}]}\n": "published."
+    "unreproduced[0].whre: is not a key; did you mean where?",
     BASE + "methods: full\nname: ../x\n": "name: '../x' is not possible; it names a folder, so no slashes",
 }
 
@@ -206,6 +244,22 @@ def test_a_file_that_cannot_be_read(tmp_path):
             BASE + "tokens: [49, 50]\nmethods: [full, pooling]\n",
             "methods[1].pooling.tokens: 50 is not possible, pooling needs a square; the nearest are 49 and 64",
         ),
+        (
+            "model: llava-1.5-7b\ntasks: pocketvqa\nmethods: full\n",
+            "model: 'llava-1.5-7b' has no weights to answer tasks with; allowed is text_tokens instead of tasks",
+        ),
+        (
+            COSTS + "methods: full\nmeasure: [flops, latency]\n",
+            "measure: latency is not possible of llava-1.5-7b without tasks; allowed are flops, memory, tokens",
+        ),
+        (
+            COSTS.replace("llava", "random:llava") + "methods: {lvpruning: {ratio: 0.6}}\n",
+            "methods.lvpruning: needs trained modules, of which there are none; it can be counted alone, with model: ",
+        ),
+        (
+            COSTS + "methods: prumerge\n",
+            "methods.prumerge: adapts to the image, so it must run to be counted; allowed are models with weights",
+        ),
         (BASE + "tokens: 577\nmethods: topk\n", "methods.topk.tokens: 577 is not possible; allowed are 1 to 576"),
         ("model: pokcet\ntasks: pocketvqa\nmethods: full\n", "model: 'pokcet' is not a model; did you mean pocket?"),
         (BASE.replace("vqa", "vaq") + "methods: full\n", "tasks: 'pocketvaq' is not a task; did you mean pocketvqa"),
@@ -218,6 +272,11 @@ def test_what_cannot_run_is_said_before_anything_runs(tmp_path, text, message, m
     assert str(caught.value).startswith(f"{tmp_path / 'x.yaml'}:{message}")
 
 
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_committed_sweep_can_run(path):
+    spec.check(load_sweep(path))
+
+
 def test_the_quickstart_is_a_sweep():
-    trials = load_sweep(Path(__file__).parents[1] / "sweeps" / "quickstart.yaml").trials()
+    trials = load_sweep(SWEEPS / "quickstart.yaml").trials()
     assert len({trial.id for trial in trials}) == len(trials) == 1 + 6 * 4 + 8

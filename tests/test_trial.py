@@ -5,11 +5,17 @@ import pytest
 import torch
 
 from harness.metrics import latency
+from harness.metrics.flops import count
 from harness.model.text import default_text_encoder, load_text_encoder
 from harness.spec import Trial, load_sweep
 from harness.trial import TEXT_TOKENS, Warm, run
+from methods import method
+from methods.interface import Shape
+from methods.schedule import tokens_per_layer
+from tests.metrics.shapes import LLAVA_7B
 
 torch.set_num_threads(1)
+SHAPE = Shape(patches=576, vit_layers=23, llm_layers=32)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +25,7 @@ def warm() -> Warm:
 
 def trials(tmp_path: Path, text: str) -> list[Trial]:
     path = tmp_path / "x.yaml"
-    path.write_text("tasks: pocket_tiny\n" + text)
+    path.write_text(text if "text_tokens" in text else "tasks: pocket_tiny\n" + text)
     return load_sweep(path).trials()
 
 
@@ -116,6 +122,27 @@ def test_a_stand_in_prompt_has_a_question_that_guidance_can_read(tmp_path):
         patched.setattr(encoder, "encode", lambda text: seen.append(text) or encoder._encode(text))
         assert run(trial, warm).record["tokens"]["llm"] == [128, 96, 96, 96, 64, 64]
     assert seen and seen[0].count("what color is the small object?") > 4
+
+
+def test_a_shape_is_counted_by_the_schedule(tmp_path):
+    text = "model: llava-1.5-7b\ntext_tokens: 512\nmethods: [{ivtp: {tokens: 64, pseudo_cls: [llm, as_token]}}]\n"
+    beside, inside = (run(trial, Warm("cpu")) for trial in trials(tmp_path, text))
+    assert beside.samples is None and beside.record["scores"] is None and beside.record["latency"] is None
+    chosen = method("ivtp", tokens=64)
+    lengths = tokens_per_layer(chosen.stages(SHAPE), SHAPE)
+    clip = load_text_encoder("random:clip-vit-large-patch14-336", "cpu").model.config.text_config
+    expected = count(LLAVA_7B, lengths, 512, method=chosen, before_image=1, text_encoder=clip)
+    assert beside.record["flops"] == expected.record()
+    assert beside.record["tokens"]["vit"] == list(lengths.vit) and beside.record["tokens"]["llm"] == list(lengths.llm)
+    assert beside.record["memory"]["kv_visual_bytes"] == sum(lengths.llm) * 2 * 4096 * 2
+    assert inside.record["flops"]["text_tokens"] == 513
+
+
+def test_costs_of_a_model_are_those_of_a_prompt_of_so_many_text_tokens(tmp_path):
+    text = "model: 'random:pocket'\ntext_tokens: [16, 40]\nmethods: [{topk: {tokens: 64}}]\nmeasure: [flops, tokens]\n"
+    short, long = (run(trial, Warm("cpu")).record for trial in trials(tmp_path, text))
+    assert (short["flops"]["text_tokens"], long["flops"]["text_tokens"]) == (16, 40)
+    assert short["scores"] is None and short["tokens"]["llm"] == [64] * 6
 
 
 def _without_processor(model):

@@ -8,17 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.report import figures
+from harness.report.footer import failure_list, provenance
+from harness.report.published import published_tables
 from harness.report.results import Results, read
-from harness.report.tables import (
-    SAME,
-    Compared,
-    failure_list,
-    grid_table,
-    grids,
-    main_table,
-    provenance,
-    text,
-)
+from harness.report.tables import SAME, Compared, grid_table, grids, main_table, text
+from harness.shown import Shown
 
 POCKET = (
     "The model is **pocket**, a small embedded LLaVA on procedurally made pictures. Its numbers compare methods on "
@@ -31,21 +25,29 @@ READING = (
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
+COSTS = (
+    "Costs of a prompt with one image and so many text tokens, one of them in front of the image. The percentage "
+    "beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens: those that enter the "
+    "LLM, and their mean over its layers.\n"
+)
 
 
-def write(sweep_dir: Path, out: Path, description: str | None = None, *, trials: Collection[str] | None = None) -> Path:
+def write(sweep_dir: Path, out: Path, shown: Shown | None = None, *, trials: Collection[str] | None = None) -> Path:
     """Write `<out>/<sweep>.md` and its figures in `<out>/<sweep>/`; the same results give the same bytes.
 
-    trials: ids of those to report, for the folder may hold older ones; by default all.
-    Errors: VtbenchError when there are no results; then nothing is written.
+    shown: by default what the latest run of the sweep left; trials: ids of those to report, for the folder may hold
+    older ones; by default all. Errors: VtbenchError when there are no results; then nothing is written.
     """
     results = read(sweep_dir, trials)
+    if shown is None:
+        left = sweep_dir / "sweep.json"
+        shown = Shown.model_validate_json(left.read_bytes()) if left.exists() else Shown()
     compared = Compared(results)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as partial:
         folder = Path(partial) / results.name
         folder.mkdir()
-        body = _body(results, compared, folder, description)
+        body = _body(results, compared, folder, shown)
         document = Path(partial) / "report.md"
         document.write_text(body, encoding="utf-8")
         shutil.rmtree(out / results.name, ignore_errors=True)
@@ -54,22 +56,24 @@ def write(sweep_dir: Path, out: Path, description: str | None = None, *, trials:
     return out / f"{results.name}.md"
 
 
-def _body(results: Results, compared: Compared, folder: Path, description: str | None) -> str:
+def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> str:
     link = quote(results.name)
     parts = [f"# {text(results.name)}\n"]
-    if description:
-        parts.append(f"{text(description)}\n")
+    if shown.description:
+        parts.append(f"{text(shown.description)}\n")
     if any(row.model == "pocket" for row in results.rows):
         parts.append(POCKET)
+    if shown.published and results.rows:
+        parts += [f"## Published beside ours, convention `{shown.convention}`\n"]
+        parts.append(published_tables(results, shown.published, shown.convention))
     if results.rows:
-        parts += ["## Accuracy and cost\n", main_table(results, compared), READING]
+        title = "Accuracy and cost" if results.asks("accuracy") else "Cost"
+        parts += [f"## {title}\n", main_table(results, compared, shown.convention)]
+        parts.append(READING if results.asks("accuracy") else COSTS)
     if compared.average:
-        for name, title, draw in (
-            ("accuracy_tokens.png", "Accuracy against tokens", figures.accuracy_tokens),
-            ("accuracy_flops.png", "Accuracy against FLOPs", figures.accuracy_flops),
-        ):
-            draw(results, compared, folder / name)
-            parts.append(f"![{title}]({link}/{name})\n")
+        figures.accuracy_tokens(results, compared, folder / "accuracy_tokens.png")
+        figures.accuracy_flops(results, compared, folder / "accuracy_flops.png", shown.convention)
+        parts += [f"![Accuracy against {what}]({link}/accuracy_{what.lower()}.png)\n" for what in ("tokens", "FLOPs")]
         found = grids(results, compared)
         if found:
             parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n"]
@@ -80,5 +84,5 @@ def _body(results: Results, compared: Compared, folder: Path, description: str |
                 parts.append(f"![{text(grid.title)}]({link}/grid_{number}.png)\n")
     if results.failures:
         parts += ["## Failed trials\n", failure_list(results)]
-    parts += ["## Provenance\n", provenance(results)]
+    parts += ["## Provenance\n", provenance(results, shown.convention)]
     return "\n".join(parts)

@@ -40,11 +40,13 @@ def accuracy_tokens(results: Results, compared: Compared, path: Path) -> None:
     _write(figure, path)
 
 
-def accuracy_flops(results: Results, compared: Compared, path: Path) -> None:
+def accuracy_flops(results: Results, compared: Compared, path: Path, convention: str) -> None:
     """Draw accuracy against the FLOPs of a prefill."""
-    unit, divisor = flops_unit(results)
-    costs = {i: cost / divisor for i, row in enumerate(results.rows) if (cost := row.mean("flops", "total", "flops"))}
-    figure, _ = _curves(results, compared, costs, f"{unit} of vision and prefill (convention flops)")
+    unit, divisor = flops_unit(results, convention)
+    costs = {
+        i: cost / divisor for i, row in enumerate(results.rows) if (cost := row.mean("flops", "total", convention))
+    }
+    figure, _ = _curves(results, compared, costs, f"{unit} of vision and prefill (convention {convention})")
     _write(figure, path)
 
 

@@ -13,7 +13,7 @@ import yaml
 from harness.errors import VtbenchError
 
 # Rows that differ in one of these answered other questions or with another model: they are never merged or compared.
-SETTING = ("seed", "dtype", "attention", "limit", "batch_size", "text_encoder", "protocol")
+SETTING = ("text_tokens", "seed", "dtype", "attention", "limit", "batch_size", "text_encoder", "protocol")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Row:
     @property
     def budget(self) -> str:
         """The nominal budget in words."""
-        return "adaptive" if self.adaptive else "all tokens" if self.tokens is None else f"{self.tokens} tokens"
+        if self.tokens is not None:
+            return f"{self.tokens} tokens"
+        return "adaptive" if self.adaptive else "all tokens" if self.method == "full" else "the method's own schedule"
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -77,6 +79,10 @@ class Results:
     def tasks(self) -> list[str]:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
+
+    def asks(self, measure: str) -> bool:
+        """Whether the sweep wanted this measured of anything."""
+        return any(measure in record["trial"].get("measure", [measure]) for row in self.rows for record in row.records)
 
     @property
     def differing(self) -> list[str]:
@@ -127,6 +133,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             -(row.tokens or 0),
             row.method,
             str(row.parameters),
+            row.setting["text_tokens"] or 0,
             str(row.setting),
         )
     )

@@ -1,7 +1,7 @@
 """The paper-style table, the group × threshold tables, failures and provenance, as markdown."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -93,8 +93,8 @@ def commonest(results: Results, method: str) -> dict[str, Any]:
 
 
 def in_main_table(results: Results) -> list[int]:
-    """Return the rows of the main table; of a gridded method only those at its commonest values."""
-    grids = {method: commonest(results, method) for method in gridded(results)}
+    """Return the rows of the main table; of a method whose scores have a grid, those at its commonest values."""
+    grids = {method: commonest(results, method) for method in gridded(results)} if results.asks("accuracy") else {}
     return [
         index
         for index, row in enumerate(results.rows)
@@ -117,26 +117,13 @@ def short_names(tasks: Sequence[str]) -> dict[str, str]:
     return {task: "_".join(parts[shared:]) or task for task, parts in zip(tasks, words, strict=True)}
 
 
-def main_table(results: Results, compared: Compared) -> str:
-    """Return the table of the papers: rows methods at each budget; scores, average, retention, costs, tokens."""
-    names = short_names(results.tasks)
-    unit, divisor = flops_unit(results)
-    clock = next(
-        (record["latency"]["clock"] for row in results.rows for record in row.records if record["latency"]), ""
-    )
-    clock = f", {clock}" if clock else ""
-    header = [
-        "Method",
-        *(text(name) for name in names.values()),
-        "Avg.",
-        "95 %",
-        "Avg. rate",
-        f"{unit} (%)",
-        f"prefill ms{clock}",
-        f"decode ms{clock}",
-        "KV MB",
-        "tokens into LLM / mean",
-    ]
+def main_table(results: Results, compared: Compared, convention: str) -> str:
+    """Return the table of the papers: rows methods at each budget; scores, average, retention, costs, tokens.
+
+    What no trial was asked for has no column.
+    """
+    columns = _columns(results, compared, convention)
+    header = ["Method", *columns]
     lines: list[list[str]] = []
     budget: object = ()
     for index in in_main_table(results):
@@ -146,46 +133,80 @@ def main_table(results: Results, compared: Compared) -> str:
             models = {other.model for other in results.rows}
             shown = f"{row.budget}, {text(row.model)}" if len(models) > 1 else row.budget
             lines.append([f"**{shown}**", *[""] * (len(header) - 1)])
-        lines.append([label(results, row), *_cells(results, compared, index, list(names), divisor)])
+        lines.append([label(results, row), *(cell(index) for cell in columns.values())])
     return table(header, lines)
 
 
-def _cells(results: Results, compared: Compared, index: int, tasks: list[str], divisor: float) -> list[str]:
-    row, full = results.rows[index], compared.full[index]
-    average = compared.average.get(index)
-    flops = row.mean("flops", "total", "flops")
-    full_flops = full.mean("flops", "total", "flops") if full else None
-    change = 100 * (flops / full_flops - 1) if flops and full_flops and full is not row else None
-    saved = "" if change is None else f" ({change:+.1f})".replace("-", "−")
-    kv = row.mean("memory", "kv_visual_bytes")
-    into, mean = row.mean("tokens", "into_llm"), row.mean("tokens", "mean_llm")
-    same = f" {SAME}" if index in compared.same else ""
-    present = [task for task in tasks if row.scores.get(task) is not None]
-    part = f" ({len(present)} of {len(tasks)} tasks)" if len(present) < len(tasks) else ""
-    return [
-        *(_score(row.scores.get(task)) for task in tasks),
-        NOT_MEASURED if average is None else f"{100 * average.mean:.1f}{same}{part}",
-        "" if average is None else f"{100 * average.low:.1f}–{100 * average.high:.1f}",
-        f"{100 * compared.retention[index]:.1f} %" if index in compared.retention else "",
-        NOT_MEASURED if flops is None else f"{flops / divisor:.3f}{saved}",
-        _number(row.mean("latency", "prefill_ms", "median"), 1),
-        _number(row.mean("latency", "decode_ms", "median"), 1),
-        _number(None if kv is None else kv / 1e6, 3),
-        NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}",
-    ]
+def _columns(results: Results, compared: Compared, convention: str) -> dict[str, Callable[[int], str]]:
+    """Return each column's head and what it says of a row."""
+    names = short_names(results.tasks)
+    unit, divisor = flops_unit(results, convention)
+    clock = next(
+        (record["latency"]["clock"] for row in results.rows for record in row.records if record["latency"]), ""
+    )
+    clock = f", {clock}" if clock else ""
+
+    def of(*keys: str, divisor: float = 1, digits: int = 1) -> Callable[[int], str]:
+        def cell(index: int) -> str:
+            value = results.rows[index].mean(*keys)
+            return NOT_MEASURED if value is None else f"{value / divisor:.{digits}f}"
+
+        return cell
+
+    def average(index: int) -> str:
+        found = compared.average.get(index)
+        if found is None:
+            return NOT_MEASURED
+        present = [task for task in names if results.rows[index].scores.get(task) is not None]
+        part = f" ({len(present)} of {len(names)} tasks)" if len(present) < len(names) else ""
+        return f"{100 * found.mean:.1f}{f' {SAME}' if index in compared.same else ''}{part}"
+
+    def spread(index: int) -> str:
+        found = compared.average.get(index)
+        return "" if found is None else f"{100 * found.low:.1f}–{100 * found.high:.1f}"
+
+    def retention(index: int) -> str:
+        return f"{100 * compared.retention[index]:.1f} %" if index in compared.retention else ""
+
+    def flops(index: int) -> str:
+        row, full = results.rows[index], compared.full[index]
+        cost = row.mean("flops", "total", convention)
+        whole = full.mean("flops", "total", convention) if full and full is not row else None
+        saved = f" ({100 * (cost / whole - 1):+.1f})".replace("-", "−") if cost and whole else ""
+        return NOT_MEASURED if cost is None else f"{cost / divisor:.3f}{saved}"
+
+    def tokens(index: int) -> str:
+        into, mean = (results.rows[index].mean("tokens", key) for key in ("into_llm", "mean_llm"))
+        return NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}"
+
+    columns: dict[str, dict[str, Callable[[int], str]]] = {
+        "accuracy": {
+            **{
+                text(name): lambda index, task=task: _score(results.rows[index].scores.get(task))  # type: ignore[misc]
+                for task, name in names.items()
+            },
+            "Avg.": average,
+            "95 %": spread,
+            "Avg. rate": retention,
+        },
+        "flops": {f"{unit} (%)": flops},
+        "latency": {
+            f"prefill ms{clock}": of("latency", "prefill_ms", "median"),
+            f"decode ms{clock}": of("latency", "decode_ms", "median"),
+        },
+        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)},
+        "tokens": {"tokens into LLM / mean": tokens},
+    }
+    return {head: cell for measure, found in columns.items() if results.asks(measure) for head, cell in found.items()}
 
 
 def _score(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:.1f}" if value <= 1 else f"{value:.1f}"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return NOT_MEASURED if value is None else f"{value:.{digits}f}"
-
-
-def flops_unit(results: Results) -> tuple[str, float]:
+def flops_unit(results: Results, convention: str) -> tuple[str, float]:
     """Return TFLOPs, or GFLOPs where the largest is below 0.1 TFLOPs, and what to divide by."""
-    largest = max((row.mean("flops", "total", "flops") or 0.0 for row in results.rows), default=0.0)
+    largest = max((row.mean("flops", "total", convention) or 0.0 for row in results.rows), default=0.0)
     return ("TFLOPs", 1e12) if largest >= 1e11 else ("GFLOPs", 1e9)
 
 
@@ -243,61 +264,3 @@ def grid_table(grid: Grid) -> str:
         lines.append(line)
     header = [f"{text(grid.down)} \\ {text(grid.across)}", *(text(column) for column in columns)]
     return f"### {text(grid.title)}: {text(grid.down)} × {text(grid.across)}\n\n{table(header, lines)}"
-
-
-def failure_list(results: Results) -> str:
-    """Return the failed trials and why."""
-    lines = []
-    for trial, error in results.failures:
-        tokens = trial["parameters"].get("tokens", "")
-        budget = "adaptive" if tokens is None else tokens
-        lines.append(f"- {text(trial['method'])} {budget} on {text(trial['task'])}: {text(error)}")
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def _parameters(results: Results, method: str) -> str:
-    """Write the parameters that a method had throughout."""
-    first = next(row.parameters for row in results.rows if row.method == method)
-    same = [f"{key} {value}" for key, value in first.items() if key not in ("tokens", *varied(results)[method])]
-    return text(f"{method} ({', '.join(same)})" if same else method)
-
-
-def provenance(results: Results) -> str:
-    """Return where the numbers come from; values that differ between trials are all listed."""
-    records = [record for row in results.rows for record in row.records]
-    if not records:
-        return "No trial is done.\n"
-
-    def every(*path: str) -> str:
-        found: list[str] = []
-        for record in records:
-            value: Any = record
-            for key in path:
-                value = value.get(key) if isinstance(value, dict) else None
-            if str(value) not in found and value is not None:
-                found.append(str(value))
-        return ", ".join(text(value) for value in sorted(found)) or NOT_MEASURED
-
-    started = sorted(str(record["provenance"]["started"]) for record in records)
-    versions = ("vtbench", "python", "torch", "transformers", "lmms_eval", "fvcore")
-    lines = {
-        "trials": f"{len(records)} done, {len(results.failures)} failed; {text(started[0])} to {text(started[-1])}",
-        "model": every("trial", "model"),
-        "tasks": f"{every('trial', 'task')}; samples of each row: "
-        + ", ".join(str(count) for count in sorted({len(row.samples) for row in results.rows})),
-        "limit of samples a task": ", ".join(
-            sorted({"all" if (limit := record["trial"]["limit"]) is None else str(limit) for record in records})
-        ),
-        "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
-        "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
-        "seed": every("trial", "seed"),
-        "parameters": "; ".join(_parameters(results, method) for method in varied(results)),
-        "FLOPs": "prefill, convention `flops` (two a multiply-add, all that runs, counted by fvcore), "
-        f"over {every('flops', 'tokens_basis')}",
-        "time": f"{every('latency', 'clock')}; device to itself: {every('latency', 'exclusive')}",
-        "memory": f"KV cache of visual tokens in bf16 by arithmetic; peak as {every('memory', 'peak_kind')}",
-        "versions": ", ".join(f"{name} {every('provenance', name)}" for name in versions),
-        "git commit": every("provenance", "git_commit"),
-        "protocol": every("provenance", "protocol"),
-    }
-    return "\n".join(f"- {name}: {value}" for name, value in lines.items()) + "\n"

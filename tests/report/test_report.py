@@ -12,6 +12,7 @@ import yaml
 from harness import report
 from harness.errors import VtbenchError
 from harness.report import figures
+from harness.shown import Shown
 
 TASKS = ["pocketvqa_count", "pocketvqa_where"]
 QUALITY = {"full": 0.9, "topk": 0.8, "ivtp": 0.89}
@@ -106,7 +107,7 @@ def cells(markdown: str, start: str) -> list[str]:
 
 
 def test_the_table_has_the_papers_layout(sweep, tmp_path):
-    path = report.write(sweep, tmp_path / "reports", "my <words>")
+    path = report.write(sweep, tmp_path / "reports", Shown(description="my <words>"))
     markdown = path.read_text()
     assert path == tmp_path / "reports" / "mine.md"
     header = next(line for line in markdown.splitlines() if line.startswith("| Method"))

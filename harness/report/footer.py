@@ -1,0 +1,70 @@
+"""What stands below the tables: failed trials, and where the numbers come from."""
+
+from typing import Any
+
+from harness.metrics.conventions import CONVENTIONS
+from harness.report.results import Results
+from harness.report.tables import NOT_MEASURED, text, varied
+
+
+def failure_list(results: Results) -> str:
+    """Return the failed trials and why."""
+    lines = []
+    for trial, error in results.failures:
+        tokens = trial["parameters"].get("tokens", "")
+        budget = "adaptive" if tokens is None else tokens
+        on = trial["task"] or f"{trial['text_tokens']} text tokens"
+        lines.append(f"- {text(trial['method'])} {budget} on {text(on)}: {text(error)}")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _parameters(results: Results, method: str) -> str:
+    """Write the parameters that a method had throughout."""
+    first = next(row.parameters for row in results.rows if row.method == method)
+    same = [f"{key} {value}" for key, value in first.items() if key not in ("tokens", *varied(results)[method])]
+    return text(f"{method} ({', '.join(same)})" if same else method)
+
+
+def provenance(results: Results, convention: str) -> str:
+    """Return where the numbers come from; values that differ between trials are all listed."""
+    records = [record for row in results.rows for record in row.records]
+    if not records:
+        return "No trial is done.\n"
+
+    def every(*path: str) -> str:
+        found: list[str] = []
+        for record in records:
+            value: Any = record
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            if str(value) not in found and value is not None:
+                found.append(str(value))
+        return ", ".join(text(value) for value in sorted(found)) or NOT_MEASURED
+
+    started = sorted(str(record["provenance"]["started"]) for record in records)
+    versions = ("vtbench", "python", "torch", "transformers", "lmms_eval", "fvcore")
+    lines = {
+        "trials": f"{len(records)} done, {len(results.failures)} failed; {text(started[0])} to {text(started[-1])}",
+        "model": every("trial", "model"),
+        "tasks": f"{every('trial', 'task')}; samples of each row: "
+        + ", ".join(str(count) for count in sorted({len(row.samples) for row in results.rows})),
+        "limit of samples a task": ", ".join(
+            sorted({"all" if (limit := record["trial"]["limit"]) is None else str(limit) for record in records})
+        ),
+        "text tokens": every("trial", "text_tokens"),
+        "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
+        "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
+        "seed": every("trial", "seed"),
+        "parameters": "; ".join(_parameters(results, method) for method in varied(results)),
+        "FLOPs": f"prefill, convention `{convention}` ({CONVENTIONS[convention].source}), counted by fvcore "
+        f"over {every('flops', 'tokens_basis')}",
+        "time": f"{every('latency', 'clock')}; device to itself: {every('latency', 'exclusive')}",
+        "memory": f"KV cache of visual tokens in bf16 by arithmetic; peak as {every('memory', 'peak_kind')}",
+        "versions": ", ".join(f"{name} {every('provenance', name)}" for name in versions),
+        "git commit": every("provenance", "git_commit"),
+        "protocol": every("provenance", "protocol"),
+    }
+    asks = {"tasks": "accuracy", "limit of samples a task": "accuracy", "FLOPs": "flops", "time": "latency"}
+    gone = {line for line, measure in asks.items() if not results.asks(measure)}
+    gone |= {"text tokens"} if results.asks("accuracy") else set()
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items() if name not in gone) + "\n"
