@@ -115,7 +115,7 @@ def measure(
         def run(each: Method, steps: int) -> tuple[float, list[float]]:
             forget()
             with attached(each):
-                return _prompt(model, prompt, steps)
+                return timed_prompt(model, prompt, steps)
 
         noted = recorded(method)
         run(noted, 0)
@@ -125,7 +125,7 @@ def measure(
         for _ in range(warmup):
             for each, steps, _times in timed:
                 run(each, steps)
-        others = _others_on_gpu(device) if device.type == "cuda" else _others_on_cpu()
+        used_by_others = watch(device)
         for repeat in range(repeats):
             for each, steps, times in timed[:: -1 if repeat % 2 else 1]:
                 seen.clear()
@@ -134,7 +134,7 @@ def measure(
                 decode_ms.extend(decoding)
                 if each is method:
                     vision_ms.append(_between(*seen) if seen else 0.0)
-        exclusive = not others()
+        exclusive = not used_by_others()
     return Latency(
         clock="CUDA events" if device.type == "cuda" else "CPU time",
         exclusive=exclusive,
@@ -146,8 +146,9 @@ def measure(
     )
 
 
-def _prompt(model: Any, prompt: Mapping[str, Tensor], decoded: int) -> tuple[float, list[float]]:
-    """Run and time one prefill and the tokens after it."""
+@torch.no_grad()
+def timed_prompt(model: Any, prompt: Mapping[str, Tensor], decoded: int = 0) -> tuple[float, list[float]]:
+    """Run a prompt on the model's device: the milliseconds of its prefill and of each greedy token after it."""
     ids = prompt["input_ids"]
     mask = prompt.get("attention_mask", torch.ones_like(ids))
     forward = partial(model, use_cache=True, logits_to_keep=1)
@@ -233,6 +234,11 @@ def device_to_itself(device: torch.device, *, alone: bool = True) -> Iterator[No
         yield
     finally:
         os.close(lock)
+
+
+def watch(device: torch.device) -> Callable[[], bool]:
+    """Start to watch; the returned function says whether, as far as can be told, others used the device since."""
+    return _others_on_gpu(device) if device.type == "cuda" else _others_on_cpu()
 
 
 def _others_on_cpu() -> Callable[[], bool]:
