@@ -65,6 +65,7 @@ class Trial(_Frozen):
     seed: int
     dtype: str
     attention: str
+    compile: bool
     batch_size: int
     text_encoder: str | None
     trust_remote_code: bool
@@ -79,9 +80,9 @@ class Trial(_Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
-    def warm_key(self) -> tuple[str, str, str, bool]:
+    def warm_key(self) -> tuple[str, str, str, bool, bool]:
         """What a worker's model depends on."""
-        return self.model, self.dtype, self.attention, self.trust_remote_code
+        return self.model, self.dtype, self.attention, self.compile, self.trust_remote_code
 
     @property
     def label(self) -> str:
@@ -121,6 +122,7 @@ class Axes(_Frozen):
     seed: Axis[Annotated[int, Field(ge=0)]] = (0,)
     dtype: Axis[Literal["float32", "bfloat16", "float16"]] = ("float32",)
     attention: Axis[Literal["sdpa", "eager", "flash_attention_2"]] = ("sdpa",)
+    compile: Axis[bool] = (False,)
     batch_size: Annotated[int, Field(ge=1)] = 8
     text_encoder: Name | None = None
     trust_remote_code: bool = False
@@ -171,8 +173,10 @@ class Sweep(NamedTuple):
         """Expand the grid, models outermost."""
         axes = self.axes
         prompts = [(task, None) for task in axes.tasks or ()] + [(None, text) for text in axes.text_tokens or ()]
-        grid = product(axes.model, axes.dtype, axes.attention, prompts, axes.limit, axes.seed, self.methods)
-        for model, dtype, attention, (task, text_tokens), limit, seed, method in grid:
+        grid = product(
+            axes.model, axes.dtype, axes.attention, axes.compile, prompts, axes.limit, axes.seed, self.methods
+        )
+        for model, dtype, attention, compiled, (task, text_tokens), limit, seed, method in grid:
             possible = measurable(model, task)
             for parameters in method.parameters():
                 trial = Trial(
@@ -185,6 +189,7 @@ class Sweep(NamedTuple):
                     seed=seed,
                     dtype=dtype,
                     attention=attention,
+                    compile=compiled,
                     batch_size=axes.batch_size,
                     text_encoder=axes.text_encoder,
                     trust_remote_code=axes.trust_remote_code,

@@ -23,6 +23,7 @@ from harness.metrics.memory import memory, peak
 from harness.metrics.tokens import realised
 from harness.model.anatomy import shape_of_config
 from harness.model.attach import Attached, attach
+from harness.model.compiled import compiled
 from harness.model.load import Loaded, config_of, load
 from harness.model.shapes import LLAVA, clip_large
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
@@ -54,13 +55,15 @@ class Warm:
             # lmms-eval runs elsewhere, where a relative path leads nowhere
             folder = trial.model != "pocket" and Path(trial.model).is_dir()
             name = str(Path(trial.model).resolve()) if folder else trial.model
-            self._loaded[trial.warm_key] = load(
+            loaded = self._loaded[trial.warm_key] = load(
                 name,
                 dtype=DTYPES[trial.dtype],
                 attention=trial.attention,
                 device=str(self.device),
                 trust_remote_code=trial.trust_remote_code,
             )
+            if trial.compile:
+                compiled(loaded.model)
         return self._loaded[trial.warm_key]
 
 

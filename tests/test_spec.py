@@ -77,7 +77,7 @@ def test_limit_can_be_replaced(tmp_path):
 def test_the_id_is_stable(tmp_path):
     trial = only(tmp_path, "methods: [{topk: {tokens: 64}}]\n")
     expected = (
-        '{"attention":"sdpa","batch_size":8,"content":{},"dtype":"float32","limit":null,'
+        '{"attention":"sdpa","batch_size":8,"compile":false,"content":{},"dtype":"float32","limit":null,'
         '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:llava-1.5-7b",'
         '"parameters":{"positions":"original","tokens":64},"protocol":2,"seed":0,"task":"gqa","text_encoder":null,'
         '"text_tokens":null,"trust_remote_code":false}'

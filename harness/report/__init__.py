@@ -18,6 +18,10 @@ POCKET = (
     "The model is **pocket**, a small embedded LLaVA on procedurally made pictures. Its numbers compare methods on "
     "pocket alone and say nothing about LLaVA-1.5.\n"
 )
+TIMES = (
+    "Time is that of one prompt alone: a prefill with its image encoding (vision: ViT, projector); the pruner's part "
+    "is the median difference from the same cuts made with indices that are known beforehand.\n"
+)
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images. Avg. rate is that "
     f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same "
@@ -70,6 +74,7 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> s
         title = "Accuracy and cost" if results.asks("accuracy") else "Cost"
         parts += [f"## {title}\n", main_table(results, compared, shown.convention)]
         parts.append(READING if results.asks("accuracy") else COSTS)
+        parts += [TIMES] if results.asks("latency") else []
     if compared.average:
         figures.accuracy_tokens(results, compared, folder / "accuracy_tokens.png")
         figures.accuracy_flops(results, compared, folder / "accuracy_flops.png", shown.convention)

@@ -53,7 +53,7 @@ def provenance(results: Results, convention: str) -> str:
         ),
         "text tokens": every("trial", "text_tokens"),
         "device": f"{every('provenance', 'device')} ({every('provenance', 'cpu_or_gpu_name')})",
-        "dtype, attention": f"{every('trial', 'dtype')}; {every('trial', 'attention')}",
+        "dtype, attention, torch.compile": "; ".join(every("trial", key) for key in ("dtype", "attention", "compile")),
         "seed": every("trial", "seed"),
         "parameters": "; ".join(_parameters(results, method) for method in varied(results)),
         "FLOPs": f"prefill, convention `{convention}` ({CONVENTIONS[convention].source}), counted by fvcore "

@@ -13,7 +13,7 @@ import yaml
 from harness.errors import VtbenchError
 
 # Rows that differ in one of these answered other questions or with another model: they are never merged or compared.
-SETTING = ("text_tokens", "seed", "dtype", "attention", "limit", "batch_size", "text_encoder", "protocol")
+SETTING = ("text_tokens", "seed", "dtype", "attention", "compile", "limit", "batch_size", "text_encoder", "protocol")
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
     def of(*keys: str, divisor: float = 1, digits: int = 1) -> Callable[[int], str]:
         def cell(index: int) -> str:
             value = results.rows[index].mean(*keys)
-            return NOT_MEASURED if value is None else f"{value / divisor:.{digits}f}"
+            return NOT_MEASURED if value is None else f"{value / divisor:.{digits}f}".replace("-", "−")
 
         return cell
 
@@ -179,6 +179,17 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         into, mean = (results.rows[index].mean("tokens", key) for key in ("into_llm", "mean_llm"))
         return NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}"
 
+    def prefill(index: int) -> str:
+        low, median, high = (results.rows[index].mean("latency", "prefill_ms", key) for key in ("q25", "median", "q75"))
+        return NOT_MEASURED if median is None else f"{median:.1f} ({low:.1f}–{high:.1f})"
+
+    pruner = of("latency", "pruner_ms", "median")
+    on_cuda = any((record["memory"] or {}).get("reserved_bytes") for row in results.rows for record in row.records)
+    cuda = {
+        f"peak GB {kind}": of("memory", f"{key}_bytes", divisor=1e9, digits=2)
+        for kind, key in (("allocated", "peak"), ("reserved", "reserved"))
+        if on_cuda
+    }
     columns: dict[str, dict[str, Callable[[int], str]]] = {
         "accuracy": {
             **{
@@ -191,10 +202,12 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         },
         "flops": {f"{unit} (%)": flops},
         "latency": {
-            f"prefill ms{clock}": of("latency", "prefill_ms", "median"),
-            f"decode ms{clock}": of("latency", "decode_ms", "median"),
+            f"prefill ms (quartiles){clock}": prefill,
+            "of it vision": of("latency", "vision_ms", "median"),
+            "of it pruner": lambda index: "" if results.rows[index].method == "full" else pruner(index),
+            "decode ms": of("latency", "decode_ms", "median"),
         },
-        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)},
+        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)} | cuda,
         "tokens": {"tokens into LLM / mean": tokens},
     }
     return {head: cell for measure, found in columns.items() if results.asks(measure) for head, cell in found.items()}

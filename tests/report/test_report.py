@@ -56,7 +56,9 @@ def add(folder: Path, number: int, method: str, parameters: dict, *, right: floa
         "latency": {
             "clock": "CPU time",
             "exclusive": True,
-            "prefill_ms": {"median": 12.34, "raw": [12.34]},
+            "prefill_ms": {"q25": 12.0, "median": 12.34, "q75": 13.0, "raw": [12.34]},
+            "vision_ms": {"median": 4.0, "raw": [4.0]},
+            "pruner_ms": None if method == "full" else {"median": -0.26, "raw": [-0.26]},
             "decode_ms": {"median": 1.5, "raw": [1.5]},
         }
         if measured
@@ -121,7 +123,8 @@ def test_the_table_has_the_papers_layout(sweep, tmp_path):
     ]
     assert "| **64 tokens** |" in markdown and "| **16 tokens** |" in markdown and "my &lt;words&gt;" in markdown
     full = cells(markdown, "full")
-    assert full[5] == "100.0 %" and full[6] == "1.576" and full[7] == "12.3" and full[9] == "1.769"
+    assert full[5:12] == ["100.0 %", "1.576", "12.3 (12.0–13.0)", "4.0", "", "1.5", "1.769"]
+    assert "| 4.0 | −0.3 | 1.5 |" in next(line for line in markdown.splitlines() if line.startswith("| topk"))
     assert "says nothing about LLaVA-1.5" in markdown or "say nothing about LLaVA-1.5" in markdown
 
 
