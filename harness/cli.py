@@ -1,4 +1,4 @@
-"""The command line: `vtbench run`, `report`, `methods`, `show`. Imports wait until a command needs them."""
+"""The command line: `vtbench run`, `report`, `flops`, `methods`, `show`. Imports wait until a command needs them."""
 
 import json
 import sys
@@ -12,6 +12,7 @@ import typer
 from harness.errors import VtbenchError
 
 if TYPE_CHECKING:
+    from harness.costs import Costs
     from harness.spec import Sweep, Trial
     from harness.store import Result, Store
     from methods.interface import Shape, Stage
@@ -84,6 +85,27 @@ def report(
         print(write_report(loaded, results / loaded.name, out))
     else:
         print(write(results / sweep, out))
+
+
+@app.command()
+def flops(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A known shape, or a folder with a config.")],
+    method: Annotated[str, typer.Option(help="See vtbench methods.")] = "full",
+    tokens: Annotated[int | None, typer.Option(help="The method's budget of visual tokens.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="All other tokens of the prompt.")] = 64,
+    convention: Annotated[str, typer.Option(help="What is counted, as whose papers.")] = "flops",
+    given: Annotated[list[str] | None, typer.Option("--set", help="key=value, a method's parameter.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what a prompt with one image costs a model under a method. Needs no weights."""
+    from harness.costs import costs
+
+    given = given or []
+    found = costs(model, method=method, tokens=tokens, text_tokens=text_tokens, convention=convention, given=given)
+    if as_json:
+        print(json.dumps(found.record()))
+    else:
+        print_costs(found, given)
 
 
 @app.command()
@@ -182,6 +204,36 @@ def print_trials(sweep: "Sweep", store: "Store") -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_costs(found: "Costs", given: list[str]) -> None:
+    """Print every part's cost beside the full model's, and the visual tokens that enter each layer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.metrics.conventions import CONVENTIONS
+
+    rule = CONVENTIONS[found.convention]
+    name = " ".join([found.method.name, *given])
+    prefix, scale = ("T", 1e12) if found.full.total(found.convention) > 1e10 else ("G", 1e9)
+    unit = f"{prefix}FLOPs" if rule.per_mac == 2 else f"{prefix}MACs, which papers call {prefix}FLOPs"
+    table = Table("part", "full", f"{name}, at most" if found.adaptive else name, "less")
+    for part, full, here in found.rows():
+        less = f"{100 * (1 - here / full):.1f} %" if full else ""
+        style = "bold" if part == "total" else None
+        table.add_row(part, f"{full / scale:.4f}", f"{here / scale:.4f}", less, style=style)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    print(
+        f"{found.model}, prefill of one image and {found.text_tokens} text tokens, 1 of them in front of it, in {unit}"
+    )
+    print(f"convention {found.convention}: {rule.source}")
+    Console(highlight=False).print(table)
+    vit, llm = exact_layers(found.method.stages(found.shape), found.shape)
+    print(f"visual tokens into ViT layers: {runs(found.entering.vit, exact=vit)}")
+    print(f"visual tokens into LLM layers: {runs(found.entering.llm, exact=llm)}")
+    if found.adaptive:
+        print("The method adapts to each image: it costs at most this.")
 
 
 def state(trial: "Trial", store: "Store") -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib
 import numpy as np
 import torch
-import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -22,15 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from harness.asked import method_of
 from harness.errors import VtbenchError
 from harness.model.attach import attach
 from harness.model.guide import Span, question
 from harness.model.ledger import Ledger
 from harness.model.load import RANDOM, shape_of
-from harness.reading import suggest
-from harness.spec import method_axes
 from harness.store import write_atomically
-from methods import METHODS
 from methods.interface import Method, Need, Shape
 
 if TYPE_CHECKING:
@@ -127,25 +124,10 @@ def check_place(out: Path, image: Path) -> None:
 def read_method(text: str, tokens: int | None, shape: Shape) -> Asked:
     """Read `name` or `name:key=value,key=value`. Errors: VtbenchError for what is unknown or impossible."""
     name, _, given = text.partition(":")
-    parameters: dict[str, Any] = {}
-    for pair in given.split(",") if given else []:
-        key, is_pair, value = pair.partition("=")
-        if not is_pair or key in parameters:
-            raise VtbenchError(f"--method: {text!r} is not possible; it should be name or name:key=value,key=value")
-        try:
-            parameters[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise VtbenchError(f"--method.{name}.{key}: {value!r} cannot be read") from None
-    if name not in METHODS:
-        raise VtbenchError(f"--method: {name!r} is not a method; {suggest(name, METHODS)}")
-    axes = method_axes("--method", {name: parameters}, None if tokens is None else (tokens,))
-    (complete, *more) = axes.parameters()
-    if more:
-        raise VtbenchError(f"--method: {text!r} names several values; allowed is one for each parameter")
-    method = METHODS[name](**complete)
-    with axes.blame():
-        method.stages(shape)
-    return Asked(", ".join([name, *(pair.replace("=", " ") for pair in given.split(",") if pair)]), method)
+    pairs = given.split(",") if given else []
+    wrong = f"--method: {text!r} is not possible; it should be name or name:key=value,key=value"
+    method = method_of(name, pairs, tokens, shape, not_pairs=wrong)
+    return Asked(", ".join([name, *(pair.replace("=", " ") for pair in pairs if pair)]), method)
 
 
 def open_image(path: Path) -> Image.Image:

@@ -14,6 +14,7 @@ from harness.errors import VtbenchError
 from harness.lmms.model import VtBench
 from harness.model.load import shape_of
 from harness.pocket.scenes import draw, scene
+from methods import METHODS
 from tests.test_cli import vtbench
 from tests.test_readme import README, ROOT
 
@@ -149,11 +150,11 @@ def test_the_figure_has_every_text_as_it_is(lm, inputs, picture):
 
 
 def test_methods_take_the_budget_that_they_do_not_set():
-    assert show.read_method("full", 64, SHAPE) == ("full", show.METHODS["full"]())
-    assert show.read_method("topk", 64, SHAPE).method == show.METHODS["topk"](tokens=64)
+    assert show.read_method("full", 64, SHAPE) == ("full", METHODS["full"]())
+    assert show.read_method("topk", 64, SHAPE).method == METHODS["topk"](tokens=64)
     label, method = show.read_method("ivtp:tokens=81,group=all,tokens_into_llm=null,threshold=0.1", 64, SHAPE)
     assert label == "ivtp, tokens 81, group all, tokens_into_llm null, threshold 0.1"
-    assert method == show.METHODS["ivtp"](tokens=81, group="all", threshold=0.1)
+    assert method == METHODS["ivtp"](tokens=81, group="all", threshold=0.1)
 
 
 @pytest.mark.parametrize(

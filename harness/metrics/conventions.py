@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from harness.errors import VtbenchError
+from harness.reading import suggest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,5 +67,5 @@ PADDED_VOCABULARY = {32064: 32000}
 def convention_of(name: str) -> Convention:
     """Return a convention. Errors: VtbenchError for an unknown one."""
     if name not in CONVENTIONS:
-        raise VtbenchError(f"convention: {name!r} is unknown; allowed are {', '.join(CONVENTIONS)}")
+        raise VtbenchError(f"convention: {name!r} is unknown; {suggest(name, CONVENTIONS)}")
     return CONVENTIONS[name]

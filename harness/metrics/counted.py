@@ -34,8 +34,8 @@ with warnings.catch_warnings():
 _FREE = {
     f"aten::{name}"
     for names in (
-        "add sub rsub mul div neg pow rsqrt sqrt exp mean sum unflatten",
-        "sigmoid silu gelu tanh softmax cos sin",
+        "add sub rsub mul div neg pow rsqrt sqrt exp mean sum sigmoid silu gelu relu tanh softmax cos sin",
+        "embedding clone repeat unflatten amax eq masked_fill",
     )
     for name in names.split()
 }
@@ -51,6 +51,9 @@ class Layer(NamedTuple):
 
     def __add__(self, other: "Layer") -> "Layer":  # type: ignore[override]
         return Layer(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __sub__(self, other: "Layer") -> "Layer":
+        return Layer(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 class Counted:
@@ -72,16 +75,15 @@ class Counted:
         self._projector = parts.projector
         self._lm = parts.llm
         self._lm_head = model.lm_head
-        self._vision_like = _alike(parts.vit_layers)
-        self._decoder_like = _alike(parts.llm_layers)
+        self._vision_like = alike(parts.vit_layers)
+        self._decoder_like = alike(parts.llm_layers)
         self._cached_layer = cache(self._layer)
         self._cached_decoder = cache(self._decoder)
         self._cached_linear = cache(self._linear)
 
         conv = parts.vision.embeddings.patch_embedding
         self.patch_values = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-        # meta convolutions fail under jit trace; one patch is small enough to run
-        self._patch = _total(conv.to_empty(device="cpu"), torch.zeros(1, conv.in_channels, *conv.kernel_size)).linear
+        self._patch = patch_macs(conv)
         self._norm = _total(parts.vision.pre_layrnorm, self._hidden(1)).norm
 
     @property
@@ -157,17 +159,18 @@ class Counted:
         module = self._vit_layers[layer]
         counts = _count(_Call(module, lambda block, x: block(x, attention_mask=None)), self._hidden(tokens))
         mlp = _as_layer(counts["block.mlp"] + counts["block.layer_norm2"])
-        both = _as_layer(counts[""])
-        return Layer(*(a - b for a, b in zip(both, mlp, strict=True))), mlp
+        return _as_layer(counts[""]) - mlp, mlp
 
     def _decoder(self, layer: int, queries: int, keys: int) -> Layer:
-        module = self._lm.layers[layer]
         x = torch.empty(1, queries, self.llm_hidden, device="meta")
         rotary = self._lm.rotary_emb(x, torch.arange(queries, device="meta")[None])
-        past = _Past(keys - queries)
-        call = _Call(module, lambda block, x, cos, sin: block(x, position_embeddings=(cos, sin), past_key_values=past))
-        counts = _count(call, x, *rotary)
-        return _as_layer(counts[""])._replace(gate=_as_layer(counts["block.mlp.gate_proj"]).linear)
+        past = Past(keys - queries)
+        return cost(
+            self._lm.layers[layer],
+            lambda block, x, cos, sin: block(x, position_embeddings=(cos, sin), past_key_values=past),
+            x,
+            *rotary,
+        )
 
     def _linear(self, name: str, tokens: int) -> int:
         module = getattr(self, name)
@@ -199,8 +202,9 @@ def clip_text(hidden: int, mlp: int, heads: int, layers: int, projection: int, t
     )
     with torch.device("meta"):
         model = CLIPTextModelWithProjection._from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
-    layer = _total(
-        _Call(model.text_model.encoder.layers[0], lambda block, x: block(x, attention_mask=None)),
+    layer = cost(
+        model.text_model.encoder.layers[0],
+        lambda block, x: block(x, attention_mask=None),
         torch.empty(1, tokens, hidden, device="meta"),
     )
     # every token is projected, not the last alone: IVTP reads them all
@@ -212,6 +216,20 @@ def module_macs(module: nn.Module, *inputs: Tensor) -> int:
     """Return the MACs of a module's linear layers, convolutions and attention products on these inputs."""
     counts = _total(module, *inputs)
     return counts.linear + counts.attention
+
+
+def patch_macs(embedding: nn.Conv2d) -> int:
+    """Return the MACs of embedding one patch."""
+    # meta convolutions fail under jit trace; one patch is small enough to run
+    one = torch.zeros(1, embedding.in_channels, *embedding.kernel_size)
+    return _total(embedding.to_empty(device="cpu"), one).linear
+
+
+def cost(block: nn.Module, call: Callable[..., Any], *inputs: Tensor) -> Layer:
+    """Return what `call(block, *inputs)` costs. Errors: ValueError for an operation that nothing counts."""
+    counts = _count(_Call(block, call), *inputs)
+    gate = _as_layer(counts.get("block.mlp.gate_proj", Counter())).linear
+    return _as_layer(counts[""])._replace(gate=gate)
 
 
 class _Call(nn.Module):
@@ -226,20 +244,26 @@ class _Call(nn.Module):
         return self.call(self.block, *inputs)
 
 
-class _Past:
+class Past:
     """A cache that already holds n tokens and stores nothing."""
 
     def __init__(self, n: int) -> None:
         self.n = n
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values behind those that it holds."""
+
         def longer(x: Tensor) -> Tensor:
             return torch.cat([x.new_empty(*x.shape[:2], self.n, x.shape[-1]), x], dim=2)
 
         return longer(keys), longer(values)
 
+    def get_seq_length(self) -> int:
+        """Return how many it holds."""
+        return self.n
 
-def _alike(layers: nn.ModuleList) -> list[int]:
+
+def alike(layers: nn.ModuleList) -> list[int]:
     """Return for every layer the first one with the same modules and sizes."""
     first: dict[str, int] = {}
     return [first.setdefault(repr(layer), index) for index, layer in enumerate(layers)]
@@ -265,7 +289,7 @@ def _count(module: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
 
 def _as_layer(operators: Counter[str]) -> Layer:
     """Sort fvcore's operators into ours. Eager attention's matmuls are attention, as no linear layer is a matmul."""
-    kinds = {"linear": 0, "conv": 0, "layer_norm": 2, "attention": 1, "matmul": 1, "bmm": 1}
+    kinds = {"linear": 0, "conv": 0, "layer_norm": 2, "attention": 1, "matmul": 1, "bmm": 1, "einsum": 1}
     sums = [0, 0, 0]
     for operator, macs in operators.items():
         sums[kinds[operator]] += int(macs)
