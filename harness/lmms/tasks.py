@@ -2,14 +2,12 @@
 
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
 
 from lmms_eval.tasks import TaskManager
 from loguru import logger
 
 from harness.errors import VtbenchError
-
-OWN = Path(__file__).parent / "pocketvqa"
+from harness.lmms.plugin import OWN
 
 
 @lru_cache(maxsize=2)

@@ -139,6 +139,14 @@ def test_lmms_eval_knows_the_model_by_its_entry_point():
     assert get_model("vtbench") is VtBench
 
 
+def test_lmms_evals_own_index_has_our_tasks_and_its_own():
+    from lmms_eval.tasks import TaskManager
+
+    found = TaskManager("ERROR").all_tasks
+    assert {"pocketvqa", "pocketvqa_count", "pocket_tiny", "pope"} <= set(found)
+    assert TaskManager("ERROR", include_defaults=False).all_tasks == []
+
+
 def test_arguments_of_lmms_evals_command_line(loaded):
     lm = VtBench.create_from_arg_string("model=random:pocket,method=ivtp,tokens=64,threshold=0.1", {"batch_size": "2"})
     assert lm.method.tokens == 64 and lm.method.threshold == 0.1 and lm.batch_size_per_gpu == 2
