@@ -228,7 +228,7 @@ def print_costs(found: "Costs", given: list[str]) -> None:
         f"{found.model}, prefill of one image and {found.text_tokens} text tokens, 1 of them in front of it, in {unit}"
     )
     print(f"convention {found.convention}: {rule.source}")
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     vit, llm = exact_layers(found.method.stages(found.shape), found.shape)
     print(f"visual tokens into ViT layers: {runs(found.entering.vit, exact=vit)}")
     print(f"visual tokens into LLM layers: {runs(found.entering.llm, exact=llm)}")

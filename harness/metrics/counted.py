@@ -3,16 +3,12 @@
 A count is in multiply-adds (MACs); LayerNorm is fvcore's 5 operations an element. No weights are made or read.
 """
 
-import warnings
-from collections import Counter
-from collections.abc import Callable
 from functools import cache, lru_cache
 from json import loads
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,37 +19,8 @@ from transformers import (
 )
 
 from harness.errors import VtbenchError
+from harness.metrics.tracing import Call, Layer, Past, alike, as_layer, cost, count_operators, patch_macs, total
 from harness.model.anatomy import anatomy
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # fvcore scripts a loss function when it is imported
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
-
-# fvcore counts what it has a handler for and calls the rest 0. These are not matrix products; any other is an error.
-_FREE = {
-    f"aten::{name}"
-    for names in (
-        "add sub rsub mul div neg pow rsqrt sqrt exp mean sum sigmoid silu gelu relu tanh softmax cos sin",
-        "embedding clone repeat unflatten amax eq masked_fill",
-    )
-    for name in names.split()
-}
-
-
-class Layer(NamedTuple):
-    """Cost of one layer."""
-
-    linear: int = 0  # MACs
-    attention: int = 0  # MACs of the two attention products, all N²
-    norm: int = 0  # fvcore's operations
-    gate: int = 0  # MACs of an LLM's gate_proj, which linear has too
-
-    def __add__(self, other: "Layer") -> "Layer":  # type: ignore[override]
-        return Layer(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def __sub__(self, other: "Layer") -> "Layer":
-        return Layer(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 class Counted:
@@ -84,7 +51,7 @@ class Counted:
         conv = parts.vision.embeddings.patch_embedding
         self.patch_values = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
         self._patch = patch_macs(conv)
-        self._norm = _total(parts.vision.pre_layrnorm, self._hidden(1)).norm
+        self._norm = total(parts.vision.pre_layrnorm, self._hidden(1)).norm
 
     @property
     def all_layers(self) -> int:
@@ -157,9 +124,9 @@ class Counted:
     def _layer(self, layer: int, tokens: int) -> tuple[Layer, Layer]:
         """Cost of a ViT layer's attention half and of its MLP half."""
         module = self._vit_layers[layer]
-        counts = _count(_Call(module, lambda block, x: block(x, attention_mask=None)), self._hidden(tokens))
-        mlp = _as_layer(counts["block.mlp"] + counts["block.layer_norm2"])
-        return _as_layer(counts[""]) - mlp, mlp
+        counts = count_operators(Call(module, lambda block, x: block(x, attention_mask=None)), self._hidden(tokens))
+        mlp = as_layer(counts["block.mlp"] + counts["block.layer_norm2"])
+        return as_layer(counts[""]) - mlp, mlp
 
     def _decoder(self, layer: int, queries: int, keys: int) -> Layer:
         x = torch.empty(1, queries, self.llm_hidden, device="meta")
@@ -175,7 +142,7 @@ class Counted:
     def _linear(self, name: str, tokens: int) -> int:
         module = getattr(self, name)
         width = next(module.parameters()).shape[1]
-        return _total(module, torch.empty(1, tokens, width, device="meta")).linear
+        return total(module, torch.empty(1, tokens, width, device="meta")).linear
 
 
 @lru_cache(maxsize=8)
@@ -208,93 +175,5 @@ def clip_text(hidden: int, mlp: int, heads: int, layers: int, projection: int, t
         torch.empty(1, tokens, hidden, device="meta"),
     )
     # every token is projected, not the last alone: IVTP reads them all
-    head = _total(model.text_projection, torch.empty(1, tokens, hidden, device="meta"))
+    head = total(model.text_projection, torch.empty(1, tokens, hidden, device="meta"))
     return layers * (layer.linear + layer.attention) + head.linear
-
-
-def module_macs(module: nn.Module, *inputs: Tensor) -> int:
-    """Return the MACs of a module's linear layers, convolutions and attention products on these inputs."""
-    counts = _total(module, *inputs)
-    return counts.linear + counts.attention
-
-
-def patch_macs(embedding: nn.Conv2d) -> int:
-    """Return the MACs of embedding one patch."""
-    # meta convolutions fail under jit trace; one patch is small enough to run
-    one = torch.zeros(1, embedding.in_channels, *embedding.kernel_size)
-    return _total(embedding.to_empty(device="cpu"), one).linear
-
-
-def cost(block: nn.Module, call: Callable[..., Any], *inputs: Tensor) -> Layer:
-    """Return what `call(block, *inputs)` costs. Errors: ValueError for an operation that nothing counts."""
-    counts = _count(_Call(block, call), *inputs)
-    gate = _as_layer(counts.get("block.mlp.gate_proj", Counter())).linear
-    return _as_layer(counts[""])._replace(gate=gate)
-
-
-class _Call(nn.Module):
-    """A module with its keyword arguments: a trace passes positional tensors only."""
-
-    def __init__(self, block: nn.Module, call: Callable[..., Any]) -> None:
-        super().__init__()
-        self.block = block
-        self.call = call
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.call(self.block, *inputs)
-
-
-class Past:
-    """A cache that already holds n tokens and stores nothing."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values behind those that it holds."""
-
-        def longer(x: Tensor) -> Tensor:
-            return torch.cat([x.new_empty(*x.shape[:2], self.n, x.shape[-1]), x], dim=2)
-
-        return longer(keys), longer(values)
-
-    def get_seq_length(self) -> int:
-        """Return how many it holds."""
-        return self.n
-
-
-def alike(layers: nn.ModuleList) -> list[int]:
-    """Return for every layer the first one with the same modules and sizes."""
-    first: dict[str, int] = {}
-    return [first.setdefault(repr(layer), index) for index, layer in enumerate(layers)]
-
-
-def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """MACs of `scaled_dot_product_attention`: batch · heads · Lq · Lk · (dq + dv); fvcore itself counts 0."""
-    query, key, value = (get_shape(v) for v in inputs[:3])
-    return Counter({"attention": prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
-
-
-def _count(module: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
-    """Return fvcore's counts by module and operator. Errors: ValueError for an operation it would call 0."""
-    analysis = FlopCountAnalysis(module, inputs)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    counts = analysis.by_module_and_operator()
-    unknown = sorted(set(analysis.unsupported_ops()) - _FREE)
-    if unknown:
-        raise ValueError(f"FLOPs: cannot count {', '.join(unknown)} in {type(module).__name__}")
-    return counts
-
-
-def _as_layer(operators: Counter[str]) -> Layer:
-    """Sort fvcore's operators into ours. Eager attention's matmuls are attention, as no linear layer is a matmul."""
-    kinds = {"linear": 0, "conv": 0, "layer_norm": 2, "attention": 1, "matmul": 1, "bmm": 1, "einsum": 1}
-    sums = [0, 0, 0]
-    for operator, macs in operators.items():
-        sums[kinds[operator]] += int(macs)
-    return Layer(*sums)
-
-
-def _total(module: nn.Module, *inputs: Tensor) -> Layer:
-    return _as_layer(_count(module, *inputs)[""])

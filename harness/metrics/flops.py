@@ -19,8 +19,9 @@ from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import VtbenchError
 from harness.metrics.conventions import CONVENTIONS, PADDED_VOCABULARY, Convention, convention_of
-from harness.metrics.counted import Counted, Layer, counted
+from harness.metrics.counted import Counted, counted
 from harness.metrics.overhead import method_cost
+from harness.metrics.tracing import Layer
 from methods.interface import Method, Stage
 from methods.schedule import TokensPerLayer
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig
 
-from harness.metrics.counted import Counted, clip_text, module_macs
+from harness.metrics.counted import Counted, clip_text
+from harness.metrics.tracing import module_macs
 from harness.model.plan import NEXT, Plan, Planned, plan
 from methods.interface import Method, Reading, Seam, View, Words
 

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaConfig
 
 from harness.errors import VtbenchError
-from harness.metrics.counted import _count
-from harness.metrics.flops import CONVENTIONS, count, count_samples
+from harness.metrics.conventions import CONVENTIONS
+from harness.metrics.flops import count, count_samples
+from harness.metrics.tracing import count_operators
 from methods import method
 from methods.interface import Cut, Method, Stage
 from methods.reduce import keep_all
@@ -308,7 +309,7 @@ class Batched(nn.Module):
 
 def test_an_operation_without_a_handler_is_an_error():
     with pytest.raises(ValueError, match=r"cannot count aten::baddbmm in Batched"):
-        _count(Batched(), torch.empty(1, 4, 4, device="meta"))
+        count_operators(Batched(), torch.empty(1, 4, 4, device="meta"))
 
 
 def test_bad_input():
