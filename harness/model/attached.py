@@ -11,7 +11,7 @@ from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
 from harness.model.guide import words
 from harness.model.image import shrink
-from harness.model.ledger import Guide, Ledger
+from harness.model.ledger import Frame, Guide, Ledger, uncut
 from harness.model.llm import Language
 from harness.model.plan import plan
 from harness.model.raters import Raters
@@ -79,6 +79,9 @@ class Attached:
         encoded = kwargs.pop("mm_encoder_outputs", None) or {}
         pixels = kwargs.pop("pixel_values", None)
         slots, rows = placeholders(parts, input_ids)
+        mask = kwargs.pop("attention_mask", None)
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        prompt = uncut(mask, slots, rows)  # before the device has the image to encode, which asking it would wait for
         images = encoded.get("image")
         if images is None and pixels is not None:
             images = core.get_image_features(pixel_values=pixels, return_dict=True)
@@ -88,8 +91,6 @@ class Attached:
                 f"prompt: {len(features)} images for {len(rows)} places; allowed is one for each, so no beam search "
                 "and no several sequences for one prompt"
             )
-        mask = kwargs.pop("attention_mask", None)
-        mask = torch.ones_like(input_ids) if mask is None else mask
         embeddings = core.get_input_embeddings()(input_ids)
         vision = self.vision
         if features:
@@ -105,15 +106,13 @@ class Attached:
         if cache is None and uses_cache:
             cache = kwargs["past_key_values"] = DynamicCache(config=parts.llm.config)
         rides = self.llm.rider >= 0 and bool(features)
-        states, guides = self._guide(input_ids, mask, embeddings, rows) if rides else (None, [])
+        states, guides = self._guide(input_ids, mask, embeddings, prompt) if rides else (None, [])
         if states is not None and self.method.inserts_pseudo_cls:
             embeddings, mask, slots = insert(embeddings, mask, slots, rows, states)
+            prompt = uncut(mask, slots, rows)
         frame, embedded = splice(
-            parts,
+            prompt,
             embeddings,
-            mask,
-            slots,
-            rows,
             visual,
             patch,
             size,
@@ -137,13 +136,15 @@ class Attached:
             language.rider_position = (mask.bool().int().cumsum(dim=1) - 1)[rows, slots[:, -1]] + 1
         if self.rated and features:
             language.raters = Raters(frame, embedded, inserted and states is not None)
+        # without a cache and a mask, positions that jump would be read as several sequences
+        unpadded = frame.full and cache is not None
         return kwargs | {
             "inputs_embeds": embedded,
-            "attention_mask": frame.valid.long(),
+            "attention_mask": None if unpadded else frame.valid.long(),
             "position_ids": frame.position,
         }
 
-    def _guide(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, list[Guide]]:
+    def _guide(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, prompt: Frame) -> tuple[Tensor, list[Guide]]:
         """Return the pseudo CLS of every image [M, D] and the words that it is made of."""
 
         def project(states: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class Attached:
         projected = project(self.vision.feature_cls)
         text = mask.bool() & (input_ids != self.parts.image_token)
         states, guides = [], []
-        for image, row in enumerate(rows.tolist()):
+        for image, (row, _) in enumerate(prompt.layout.images):
             asked, seen = "", Words(embeddings[row, :0], [], projected[image])
             if self.method.reads_question:
                 assert self.tokenizer is not None
@@ -179,6 +180,6 @@ class Attached:
             )
         grown = frame.valid.new_ones(len(frame.valid), new + tokens.shape[1])
         return kwargs | {
-            "attention_mask": torch.cat([frame.valid, grown], dim=1).long(),
+            "attention_mask": None if frame.full else torch.cat([frame.valid, grown], dim=1).long(),
             "position_ids": self.language.positions(tokens.shape[1]) - frame.shift[:, None],
         }

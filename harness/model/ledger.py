@@ -18,6 +18,21 @@ from methods.interface import Reduced
 from methods.schedule import TokensPerLayer
 
 
+class Layout(NamedTuple):
+    """What the host knows of a frame without asking the device, which would wait for it."""
+
+    lengths: tuple[int, ...]  # real tokens of each row
+    images: tuple[tuple[int, int], ...]  # of each image its row, and the row's real tokens in front of it
+
+    def without(self, dropped: int) -> Layout:
+        """Return the layout when every image has so many tokens fewer."""
+        lengths, images = list(self.lengths), []
+        for row, before in self.images:
+            images.append((row, before - (self.lengths[row] - lengths[row])))
+            lengths[row] -= dropped
+        return Layout(tuple(lengths), tuple(images))
+
+
 @dataclass(frozen=True)
 class Frame:
     """One arrangement of a batch: rows are padded on the left, an image's tokens stand side by side."""
@@ -30,16 +45,30 @@ class Frame:
     count: Tensor  # [M] its tokens
     patch: Tensor  # [M, N] int64: the patch each token stands for, -1 = padding
     size: Tensor  # [M, N] float32: how many patches it stands for, 0 = padding
+    layout: Layout
     ragged: bool = False  # whether images may differ in their counts
+
+    @property
+    def full(self) -> bool:
+        """Whether no row has padding."""
+        return min(self.layout.lengths) == self.valid.shape[1]
 
     def slots(self) -> Tensor:
         """Return the slot [M, N] of every visual token; padding repeats the first."""
         step = torch.arange(self.patch.shape[1], device=self.start.device)
-        return self.start[:, None] + torch.where(step < self.count[:, None], step, 0)
+        return self.start[:, None] + (torch.where(step < self.count[:, None], step, 0) if self.ragged else step)
+
+    def starts(self) -> list[tuple[int, int]]:
+        """Return the row of every image and the slot of its first token, without asking the device."""
+        L, lengths = self.valid.shape[1], self.layout.lengths
+        return [(row, L - lengths[row] + before) for row, before in self.layout.images]
 
     def visual(self, x: Tensor) -> Tensor:
         """Return what x [B, L, ...] holds at the visual tokens: [M, N, ...]."""
-        return x[self.row[:, None], self.slots()]
+        if self.ragged or len(self.row) != 1:
+            return x[self.row[:, None], self.slots()]
+        ((row, start),) = self.starts()
+        return x[row : row + 1, start : start + self.patch.shape[1]]
 
     def repack(self, x: Tensor, reduced: Reduced, *, contiguous: bool, ragged: bool = False) -> tuple[Frame, Tensor]:
         """Return the frame after a cut and the hidden states x [B, L, D] in it.
@@ -47,21 +76,27 @@ class Frame:
         The tokens that stay take, in their order, the first places of their image; text keeps its order; shorter rows
         are padded on the left, so that the last slot is always a real token.
         """
+        if len(self.valid) == 1 and self.full and not (self.ragged or ragged):
+            return self._cut_out(x, reduced, contiguous=contiguous)
         B, L = self.valid.shape
         device = self.valid.device
-        count = (reduced.index >= 0).sum(dim=1)
+        stays = reduced.index >= 0
+        count = stays.sum(dim=1)
         step = torch.arange(self.patch.shape[1], device=device)
         gone = (step >= count[:, None]) & (step < self.count[:, None])
         keep = self.valid & ~_marked(gone, self.row, self.slots(), (B, L))
 
-        left = keep.sum(dim=1)
-        length = int(left.max())
+        left, kept_before = keep.sum(dim=1), keep.int().cumsum(dim=1) - 1
+        if self.ragged or ragged:
+            layout = _layout(left, self.row, kept_before[self.row, self.start])
+        else:
+            layout = self.layout.without(self.patch.shape[1] - reduced.index.shape[1])
+        length = max(layout.lengths)
         source = keep.int().argsort(dim=1, stable=True)[:, -length:]
         valid = torch.arange(length, device=device) >= (length - left)[:, None]
-        rank = keep.int().cumsum(dim=1) - 1 + (length - left)[:, None]
+        rank = kept_before + (length - left)[:, None]
         start = rank[self.row, self.start].clamp(min=0)
 
-        stays = reduced.index >= 0
         ahead = torch.arange(reduced.index.shape[1], device=device)
         cell = torch.where(stays, start[:, None] + ahead, length)  # padding is written past the end, then cut off
         row = self.row[:, None].expand_as(cell)
@@ -90,7 +125,42 @@ class Frame:
             count=count,
             patch=self.patch.gather(1, index).masked_fill(~stays, -1),
             size=size.masked_fill(~stays, 0),
+            layout=layout,
             ragged=ragged,
+        )
+        return frame, x
+
+    def _cut_out(self, x: Tensor, reduced: Reduced, *, contiguous: bool) -> tuple[Frame, Tensor]:
+        """Repack one row without padding, whose images all keep as many tokens: pieces put together, no sorting."""
+        N, index = self.patch.shape[1], reduced.index
+        starts = [start for _, start in self.starts()]
+
+        def joined(old: Tensor, new: Tensor | None) -> Tensor:
+            pieces, end = [], 0
+            for image, start in enumerate(starts):
+                tokens = old[0, start : start + N][index[image]] if new is None else new[image].to(old.dtype)
+                pieces += [old[:, end:start], tokens.unsqueeze(0)]
+                end = start + N
+            return torch.cat([*pieces, old[:, end:]], dim=1)
+
+        x = joined(x, reduced.x)
+        length = x.shape[1]
+        if contiguous:
+            position = torch.arange(length, device=x.device).unsqueeze(0)
+            shift = self.shift + self.position[:, -1] - (length - 1)
+        else:
+            position, shift = joined(self.position, None), self.shift
+        gone = N - index.shape[1]
+        frame = Frame(
+            valid=self.valid[:, :length],
+            position=position,
+            shift=shift,
+            row=self.row,
+            start=self.start - gone * torch.arange(len(starts), device=x.device),
+            count=self.count - gone,
+            patch=self.patch.gather(1, index),
+            size=self.size.gather(1, index) if reduced.size is None else reduced.size,
+            layout=self.layout.without(gone),
         )
         return frame, x
 
@@ -98,21 +168,28 @@ class Frame:
 def uncut(mask: Tensor, image_slots: Tensor, rows: Tensor) -> Frame:
     """Return the frame of a prompt as the processor made it; mask [B, L], image_slots [M, P], rows [M].
 
-    Its padding may stand anywhere; the first `repack` moves it to the left.
+    Its padding may stand anywhere; the first `repack` moves it to the left. It asks the device.
     """
     M, P = image_slots.shape
     valid = mask.bool()
-    position = (valid.int().cumsum(dim=1) - 1).clamp(min=0)
+    rank = valid.int().cumsum(dim=1) - 1
+    position = rank.clamp(min=0).long()
+    start = image_slots[:, 0]
     return Frame(
         valid=valid,
         position=position,
         shift=position.new_zeros(len(mask)),
         row=rows,
-        start=image_slots[:, 0],
+        start=start,
         count=rows.new_full((M,), P),
         patch=torch.arange(P, device=mask.device).expand(M, -1),
         size=torch.ones(M, P, device=mask.device),
+        layout=_layout(valid.sum(dim=1), rows, rank[rows, start]),
     )
+
+
+def _layout(lengths: Tensor, rows: Tensor, before: Tensor) -> Layout:
+    return Layout(tuple(lengths.tolist()), tuple(zip(rows.tolist(), before.tolist(), strict=True)))
 
 
 def _marked(flags: Tensor, row: Tensor, slots: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -82,12 +82,12 @@ class Language:
         """Return this layer's mask and rotary embeddings; layers of one frame share them."""
         if self.arranged is None or self.arranged[0] is not frame:
             B, Q = x.shape[:2]
-            if self.prefill:
-                valid, position = frame.valid, frame.position
-            else:
-                valid = torch.cat([frame.valid, frame.valid.new_ones(B, self.past + Q)], dim=1)
+            valid, position = None if frame.full else frame.valid, frame.position
+            if not self.prefill:
                 position = self.positions(Q) - frame.shift[:, None]
-            mask = create_causal_mask(self.anatomy.llm.config, x, valid.long(), cache, None, layer_idx=index)
+                if valid is not None:
+                    valid = torch.cat([valid, valid.new_ones(B, self.past + Q)], dim=1)
+            mask = create_causal_mask(self.anatomy.llm.config, x, valid, cache, None, layer_idx=index)
             embeddings = self.anatomy.llm.rotary_emb(x, position)
             self.arranged = (frame, {"attention_mask": mask, "position_embeddings": embeddings})
         return self.arranged[1]

@@ -94,11 +94,16 @@ class Group:
 class Reach:
     """What the pseudo CLS of each image sees of its row: the first P slots, but for what is hidden [M, P]."""
 
-    def __init__(self, frame: Frame, end: Tensor) -> None:
-        """End [M]: the last slot seen. It asks the device, so once a frame."""
-        self.frame, self.P = frame, int(end.max()) + 1
+    def __init__(self, frame: Frame, end: Tensor, behind: int) -> None:
+        """End [M]: the last slot seen, so many behind the image's last. Made once a frame."""
+        self.frame = frame
+        ends = (
+            end.tolist() if frame.ragged else [start + frame.patch.shape[1] - 1 + behind for _, start in frame.starts()]
+        )
+        self.P = max(0, *ends) + 1
         seen = frame.valid[frame.row, : self.P] & (torch.arange(self.P, device=end.device) <= end[:, None])
         self.hidden = torch.finfo(torch.float32).min * (~seen).float()
+        self.all_seen = frame.full and len(ends) == 1
 
 
 class Rider:
@@ -120,14 +125,16 @@ class Rider:
         attention, frame = heard.layer.self_attn, heard.frame
         width, scaling = attention.head_dim, attention.scaling
         if self.reach is None or self.reach.frame is not frame:
-            self.reach = Reach(frame, (frame.start + frame.count - 1).clamp(min=0))
+            self.reach = Reach(frame, (frame.start + frame.count - 1).clamp(min=0), 0)
         P, hidden = self.reach.P, self.reach.hidden
         k = heard.keys[frame.row, :, :P]
         v = heads(heard.projections.v, width)[frame.row, :, :P]
         embedding = self.rotary(self.state, position[:, None])
         bias = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
-        least = torch.finfo(self.state.dtype).min
-        mask = bias == 0 if is_flash(attention) else bias[:, None, None].to(self.state.dtype).clamp(min=least)
+        mask = None
+        if not self.reach.all_seen:
+            least = torch.finfo(self.state.dtype).min
+            mask = bias == 0 if is_flash(attention) else bias[:, None, None].to(self.state.dtype).clamp(min=least)
 
         with overhear(attention) as own:
             self.state = heard.run(
@@ -168,7 +175,7 @@ class Inserted:
         frame, scaling = heard.frame, heard.layer.self_attn.scaling
         own = frame.start + frame.count
         if self.reach is None or self.reach.frame is not frame:
-            self.reach = Reach(frame, own)
+            self.reach = Reach(frame, own, 1)
         P, hidden = self.reach.P, self.reach.hidden
         k = heard.keys[frame.row, :, :P]
         self.group.own = own

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
 from harness.model.cut import reduced, uneven
-from harness.model.ledger import Frame, uncut
+from harness.model.ledger import Frame
 from harness.model.plan import Planned
 from methods.interface import Reduced, View
 from methods.reduce import take
@@ -32,11 +32,8 @@ def placeholders(anatomy: Anatomy, input_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def splice(
-    anatomy: Anatomy,
+    frame: Frame,
     embeddings: Tensor,
-    mask: Tensor,
-    slots: Tensor,
-    rows: Tensor,
     features: Tensor,
     patch: Tensor,
     size: Tensor,
@@ -46,7 +43,7 @@ def splice(
     contiguous: bool,
     ragged: bool,
 ) -> tuple[Frame, Tensor]:
-    """Return frame 0 and the embeddings [B, L', D] that enter the LLM.
+    """Return frame 0, of the prompt's as it came, and the embeddings [B, L', D] that enter the LLM.
 
     features [M, N, D] come from the projector; patch [M, N] and size [M, N] say what they stand for. Cuts at the input
     seam reduce them further; uniform draws for those that need random numbers; ragged: whether images may differ in
@@ -56,12 +53,10 @@ def splice(
         random = uniform(f"input {cut.layer}", size) if "random" in stage.needs else None
         left = reduced(stage, View(x=features, size=size, random=random), cut.tokens, ragged=ragged)
         ragged = uneven(left) if stage.adaptive else ragged
-        index = left.index.clamp(min=0)
-        stays = left.index >= 0
+        index, stays = left.index.clamp(min=0), left.index >= 0
         features = left.x if left.x is not None else take(features, index)
         size = (left.size if left.size is not None else size.gather(1, index)).masked_fill(~stays, 0)
         patch = patch.gather(1, index).masked_fill(~stays, -1)
-    frame = uncut(mask, slots, rows)
     return frame.repack(embeddings, Reduced(index=patch, x=features, size=size), contiguous=contiguous, ragged=ragged)
 
 

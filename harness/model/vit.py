@@ -17,6 +17,7 @@ from harness.model.draw import digest, uniform
 from harness.model.plan import NEXT, OWN_ROW, Plan, Planned
 from harness.model.probe import Projections, heads, joint_row, mean_attention, overhear, row_attention, value_norm
 from methods.interface import Cut, Reduced, Stage, View
+from methods.reduce import take
 from methods.score import rollout_row
 
 
@@ -25,6 +26,7 @@ class Vision:
 
     patch: Tensor  # [M, N] the patch each token stands for, -1 = padding
     size: Tensor  # [M, N] how many patches it stands for, 0 = padding
+    count: Tensor  # [M] tokens of each image
     counts: list[Tensor]  # per layer [M]: tokens that entered it
     feature_cls: Tensor  # [M, D] the CLS of the layer that the LLM reads
     last_cls: Tensor  # [M, D] the CLS after the last layer
@@ -44,6 +46,7 @@ class Vision:
         """Start a pass on these pixels, of which the ViT gets patches that stand for `patch` [M, N], with `size`."""
         self.pixels, self.digests = pixels, None
         self.patch, self.size = patch, size
+        self.count = patch.new_full((len(patch),), patch.shape[1])
         self.counts, self.lower, self.rows = [], [], []
         self.padded = self.merged = False
 
@@ -54,7 +57,7 @@ class Vision:
         if index == 0:
             x = self._cut(self.plan.before.get(0, []), x, layer, None, None)
         if index < self.anatomy.shape.vit_layers:
-            self.counts.append((self.size > 0).sum(dim=1))
+            self.counts.append(self.count)
         bias = self._bias(x.dtype)
         mask = bias if bias is None or not is_flash(layer.self_attn) else bias[:, 0, 0] == 0
         with overhear(layer.self_attn) if index in self.plan.heard else nullcontext() as heard:
@@ -93,7 +96,7 @@ class Vision:
     ) -> Tensor:
         for stage, cut in cuts:
             left = reduced(stage, self._view(stage, cut, x, layer, heard, bias), cut.tokens, ragged=self.padded)
-            x = self._apply(x, left)
+            x = self._apply(x, left, padding=stage.adaptive or self.padded)
             if stage.adaptive:  # asked of the device only here: no mask, and its cost, where nothing is padded
                 self.padded = uneven(left)
             self.lower, self.rows = [], []
@@ -139,16 +142,17 @@ class Vision:
             random=self.uniform(str(cut.layer), self.size) if "random" in stage.needs else None,
         )
 
-    def _apply(self, x: Tensor, left: Reduced) -> Tensor:
-        """Return [CLS, what stays], padding at the end."""
-        stays = left.index >= 0
-        index = left.index.clamp(min=0)
-        patches = left.x
-        if patches is None:
-            patches = x[:, 1:].gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        size = self.size.gather(1, index) if left.size is None else left.size
-        self.patch = self.patch.gather(1, index).masked_fill(~stays, -1)
-        self.size = size.masked_fill(~stays, 0)
+    def _apply(self, x: Tensor, left: Reduced, *, padding: bool) -> Tensor:
+        """Return [CLS, what stays], padding at the end, if there is any."""
+        index = left.index.clamp(min=0) if padding else left.index
+        patches = take(x[:, 1:], index) if left.x is None else left.x
+        self.patch = self.patch.gather(1, index)
+        self.size = self.size.gather(1, index) if left.size is None else left.size
+        self.count = self.count.new_full(self.count.shape, index.shape[1])
+        if padding:
+            stays = left.index >= 0
+            self.patch, self.size = self.patch.masked_fill(~stays, -1), self.size.masked_fill(~stays, 0)
+            self.count = stays.sum(dim=1)
         self.merged = self.merged or left.size is not None
         return torch.cat([x[:, :1], patches.to(x.dtype)], dim=1)
 
