@@ -104,7 +104,7 @@ def main(
     tokens: Annotated[list[int] | None, typer.Option(help="budgets; by default 64 and 16")] = None,
     limit: Annotated[int | None, typer.Option(help="questions of each family")] = None,
     thresholds: Annotated[bool, typer.Option(help="IVTP's thresholds at 64 tokens too")] = True,
-    out: Annotated[Path | None, typer.Option(help="a csv of all samples")] = None,
+    out: Annotated[Path | None, typer.Option(help="a parquet file of all samples")] = None,
 ) -> None:
     """Print the accuracy of every kind of method, and each kind's lead over the next."""
     lm = VtBench(load(weights))
@@ -138,7 +138,7 @@ def main(
     for threshold in THRESHOLDS if thresholds else ():
         measure(f"ivtp 64, threshold {threshold}", one("ivtp", tokens=64, threshold=threshold))
     if out is not None:
-        pd.concat(kept).to_csv(out, index=False)
+        pd.concat(kept, ignore_index=True).to_parquet(out, index=False)
 
 
 def one(name: str, **parameters: Any) -> Callable[[list[Row]], Method]:
