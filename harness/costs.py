@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPTextConfig
+from transformers import AutoConfig, CLIPConfig, CLIPTextConfig
 
 from harness.asked import method_of
 from harness.errors import VtbenchError
@@ -141,10 +141,15 @@ def check_text(model: str, text_tokens: int, most: int) -> None:
 def text_side(model: str) -> CLIPTextConfig:
     """Return the text side of the CLIP that belongs to a model. Errors: VtbenchError when it cannot be read."""
     name = default_text_encoder(model)
-    try:
-        config: Any = clip_large() if name in (LLAVA_CLIP, RANDOM_CLIP) else CLIPConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise VtbenchError(f"{name}: is no CLIP's folder: {str(error).splitlines()[0]}") from None
+    if name in (LLAVA_CLIP, RANDOM_CLIP):
+        config: Any = clip_large()
+    else:
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise VtbenchError(f"{name}: has no config that can be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(config, CLIPConfig):
+            raise VtbenchError(f"{name}: is a {config.model_type}; allowed is clip")
     text: CLIPTextConfig = config.text_config
     return text
 

@@ -11,6 +11,7 @@ from transformers import LlavaConfig
 
 from harness.errors import VtbenchError
 from harness.metrics.conventions import CONVENTIONS
+from harness.metrics.counted import _counted
 from harness.metrics.flops import count, count_samples
 from harness.metrics.tracing import count_operators
 from methods import method
@@ -295,6 +296,13 @@ def test_record():
     assert all(isinstance(value, int) for value in [*record["parts"]["flops"].values(), *record["total"].values()])
 
 
+def test_the_first_7b_trial_of_a_process_takes_at_most_a_second_too():
+    _counted.cache_clear()
+    started = time.process_time()
+    count(LLAVA_7B, FULL_7B, 512)
+    assert time.process_time() - started < 1
+
+
 def test_a_further_7b_trial_takes_at_most_a_second():
     count(LLAVA_7B, FULL_7B, 512)
     started = time.process_time()
@@ -313,9 +321,7 @@ def test_an_operation_without_a_handler_is_an_error():
 
 
 def test_bad_input():
-    with pytest.raises(
-        VtbenchError, match="'tflops' is unknown; allowed are macs, flops, ivtp, lvpruning, fastv, sparsevlm"
-    ):
+    with pytest.raises(VtbenchError, match=r"'tflops' is unknown; did you mean flops\? allowed are macs, flops, ivtp, "):
         count(small(), tokens([16] * 3, [16] * 3), 5).total("tflops")
     with pytest.raises(VtbenchError, match="given for 2 ViT and 3 LLM layers; the model has 3 and 3"):
         count(small(), tokens([16] * 2, [16] * 3), 5)
