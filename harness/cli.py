@@ -224,9 +224,7 @@ def print_costs(found: "Costs", given: list[str]) -> None:
         table.add_row(part, f"{full / scale:.4f}", f"{here / scale:.4f}", less, style=style)
     for column in table.columns[1:]:
         column.justify = "right"
-    print(
-        f"{found.model}, prefill of one image and {found.text_tokens} text tokens, 1 of them in front of it, in {unit}"
-    )
+    print(f"{found.model}: prefill of one image and {found.text_tokens} text tokens, 1 before the image, in {unit}")
     print(f"convention {found.convention}: {rule.source}")
     Console(highlight=False, markup=False).print(table)
     vit, llm = exact_layers(found.method.stages(found.shape), found.shape)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from harness.model.load import config_of
 from harness.pocket import WEIGHTS
 from tests.metrics.shapes import FULL_7B
 from tests.test_cli import vtbench
+from tests.test_readme import README
 
 PARTS = ["vision", "projector", "decoder_linear", "decoder_attention", "lm_head", "llm", "extra", "total"]
 
@@ -82,6 +84,15 @@ def test_a_folder_counts_as_the_model_in_it(monkeypatch, capsys):
     assert folder.pop("model") == str(WEIGHTS) and named.pop("model") == "pocket"
     assert folder == named
     assert "in GFLOPs\n" in run(monkeypatch, capsys, "pocket")
+
+
+def test_the_readme_says_what_is_printed(monkeypatch, capsys):
+    section = README.partition("## What a method costs\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", section, flags=re.MULTILINE))
+    full = count(config_of("llava-1.5-7b"), FULL_7B, 512)
+    assert rows == {name: f"{full.total(name) / 1e12:.3f}" for name in CONVENTIONS}
+    (table, as_json) = (run(monkeypatch, capsys, *line.split()) for line in re.findall("vtbench flops (.*)", section))
+    assert "│ total " in table and json.loads(as_json)["model"] == "llava-1.5-13b"
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_an_operation_without_a_handler_is_an_error():
 
 
 def test_bad_input():
-    with pytest.raises(VtbenchError, match=r"'tflops' is unknown; did you mean flops\? allowed are macs, flops, ivtp, "):
+    with pytest.raises(VtbenchError, match=r"'tflops' is unknown; did you mean flops\? allowed are macs, flops, "):
         count(small(), tokens([16] * 3, [16] * 3), 5).total("tflops")
     with pytest.raises(VtbenchError, match="given for 2 ViT and 3 LLM layers; the model has 3 and 3"):
         count(small(), tokens([16] * 2, [16] * 3), 5)
