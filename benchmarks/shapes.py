@@ -1,6 +1,7 @@
 """Random LLaVAs of the shapes that are timed, a prompt for them, and the CLIP text encoder that IVTP reads with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ SHAPES: dict[str, Callable[[], LlavaConfig]] = {**LLAVA, "clip-l+llama-1.1b": _l
 
 def build(name: str, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """Return the shape with random weights, made on the device, from seed 0."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
-        torch.manual_seed(0)
+    with _seeded(device):
         model = LlavaForConditionalGeneration._from_config(SHAPES[name](), dtype=dtype, attn_implementation=attention)
     return model.eval()
 
@@ -67,7 +67,14 @@ def text_encoder(model: Any) -> TextEncoder:
     if vision.hidden_size < text["hidden_size"]:
         text |= {"hidden_size": vision.hidden_size, "intermediate_size": 48, "num_attention_heads": 2}
     config = CLIPConfig(text_config=text, vision_config=vision.to_dict() | {"num_hidden_layers": 0}, projection_dim=768)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+    with _seeded(model.device):
         clip = CLIPModel(config)
-    return TextEncoder(clip.to(model.device).eval(), AutoTokenizer.from_pretrained(WEIGHTS / "clip"))
+    return TextEncoder(clip.float().eval(), AutoTokenizer.from_pretrained(WEIGHTS / "clip"))
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Make modules on the device, from seed 0."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(0)
+        yield

@@ -51,10 +51,12 @@ class Variant:
 def variant(name: str, tokens: int, shape: Shape) -> Variant:
     """Return a method at a budget: that of the mean over the LLM's layers, where the method counts so and it can be."""
     parameters: dict[str, Any] = {"tokens": tokens}
+    chosen = method(name, **parameters)
     try:
-        method(name, **parameters).stages(shape)
+        chosen.stages(shape)
     except ValueError:
-        parameters["budget"] = "kept"
+        if hasattr(chosen, "budget"):
+            parameters["budget"] = "kept"
     return Variant(name=name, parameters=parameters, method=method(name, **parameters))
 
 

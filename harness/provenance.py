@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,21 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Return record.json's "provenance" as far as it is the same for all trials of a process."""
     packages = {"vtbench": "vtbench", "torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval"}
     return {
-        **{key: version(name) for key, name in (packages | {"fvcore": "fvcore"}).items()},
+        **{key: _version(name) for key, name in (packages | {"fvcore": "fvcore"}).items()},
         "python": platform.python_version(),
         "git_commit": git_commit(),
         "device": device.type,
         "cpu_or_gpu_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "host_threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str | None:
+    """Return None where it is not installed: a benchmark needs neither lmms-eval nor fvcore."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

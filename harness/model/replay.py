@@ -19,11 +19,13 @@ from methods.interface import Method, PseudoCLS, Reduced, Shape, Stage, View, Wo
 class Recorded(Method):
     """The method itself, which notes what each of its cuts keeps; `cuts` is filled while it is attached."""
 
-    name: ClassVar[str] = "recorded"
     paper: ClassVar[str] = "none"
 
     method: Method
     cuts: list[tuple[Stage, list[Tensor]]] = field(default_factory=list)  # one cut each, with every call's index
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.method.name)  # which errors begin with
 
     def stages(self, shape: Shape) -> tuple[Stage, ...]:
         """Return the method's stages, one a cut. Errors: the method's."""

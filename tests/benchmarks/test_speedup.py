@@ -96,7 +96,7 @@ def test_every_cell_has_every_round(monkeypatch):
 def test_quick_writes_json_and_prints_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speedup, "BUDGETS", BUDGETS[:1])
     monkeypatch.setattr(speedup, "TEXT_TOKENS", TEXT_TOKENS[:1])
-    main(out=tmp_path / "made" / "speedup.json", dtype="float32", quick=True)
+    main(out=tmp_path / "made" / "speedup.json", quick=True)
     written = json.loads((tmp_path / "made" / "speedup.json").read_text())
     assert set(written) == {"provenance", "settings", "rows"} and len(written["rows"]) == 3
     shown = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from harness.errors import VtbenchError
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
 from harness.model.replay import recorded
@@ -58,3 +59,9 @@ def test_a_pseudo_cls_that_is_a_token_is_not_in_the_replay(encoder):
     _, again = prefill(model, inputs, noted.replay())
     assert seen(again) == seen(ledger)
     assert (ledger.lengths - again.lengths).unique().tolist() == [2]
+
+
+def test_what_the_method_refuses_its_record_refuses_by_its_name():
+    message = "pooling: tokens: 10 is not possible"
+    with pytest.raises(VtbenchError, match=message), attach(build(), recorded(configured("pooling", 10))):
+        pass
