@@ -10,8 +10,8 @@ from transformers import AutoConfig, CLIPConfig, CLIPTextConfig
 from harness.asked import method_of
 from harness.errors import VtbenchError
 from harness.metrics.conventions import convention_of
+from harness.metrics.counted import counted
 from harness.metrics.flops import Flops, count
-from harness.model.anatomy import shape_of_config
 from harness.model.load import RANDOM, config_of
 from harness.model.shapes import LLAVA, OTHERS, clip_large
 from harness.model.text import LLAVA_CLIP, RANDOM_CLIP, default_text_encoder
@@ -96,18 +96,14 @@ def costs(
     """
     convention_of(convention)
     if model in OTHERS:
-        return _other(model, method, text_tokens, convention)
+        return _other(model, method, tokens, text_tokens, convention, given)
     known = ["pocket", *LLAVA, *OTHERS]
     if model not in known and model not in RANDOM and "/" not in model and not Path(model).is_dir():
         raise VtbenchError(f"{model!r} is not a model; {suggest(model, known)}, or the folder of a config")
     config: Any = config_of(model)
-    shape = shape_of_config(config)
-    if tokens is not None and not 1 <= tokens <= shape.patches:
-        raise VtbenchError(f"--tokens: {tokens} is not possible; allowed are 1 to {shape.patches}")
+    shape = counted(config).shape
     check_text(model, text_tokens, config.text_config.max_position_embeddings - shape.patches)
-    given = tuple(given)
-    wrong = f"--set: {', '.join(given)} is not possible; it should be key=value, each key once"
-    asked = method_of(method, given, tokens, shape, not_pairs=wrong)
+    asked = _asked(method, given, tokens, shape)
     entering = tokens_per_layer(asked.stages(shape), shape)
     return Costs(
         model=model,
@@ -127,6 +123,14 @@ def costs(
         ),
         full=count(config, tokens_per_layer((), shape), text_tokens),
     )
+
+
+def _asked(name: str, given: Iterable[str], tokens: int | None, shape: Shape) -> Method:
+    if tokens is not None and not 1 <= tokens <= shape.patches:
+        raise VtbenchError(f"--tokens: {tokens} is not possible; allowed are 1 to {shape.patches}")
+    pairs = tuple(given)
+    wrong = f"--set: {', '.join(pairs)} is not possible; it should be key=value, each key once"
+    return method_of(name, pairs, tokens, shape, not_pairs=wrong)
 
 
 def check_text(model: str, text_tokens: int, most: int) -> None:
@@ -154,12 +158,12 @@ def text_side(model: str) -> CLIPTextConfig:
     return text
 
 
-def _other(model: str, method: str, text_tokens: int, convention: str) -> Costs:
+def _other(
+    model: str, method: str, tokens: int | None, text_tokens: int, convention: str, given: Iterable[str]
+) -> Costs:
     from harness.metrics.others import count_other, longest_text  # four more architectures, slow to import
 
-    if method not in METHODS:
-        raise VtbenchError(f"--method: {method!r} is not a method; {suggest(method, METHODS)}")
-    if method != "full":
+    if method in METHODS and method != "full":
         raise VtbenchError(
             f"--method: {method} cannot run on {model}; allowed is full, or a LLaVA: {', '.join(['pocket', *LLAVA])}"
         )
@@ -168,7 +172,7 @@ def _other(model: str, method: str, text_tokens: int, convention: str) -> Costs:
     other = count_other(config, text_tokens)
     return Costs(
         model=model,
-        method=METHODS["full"](),
+        method=_asked(method, given, tokens, other.shape),
         shape=other.shape,
         tokens=other.shape.patches,
         text_tokens=text_tokens,

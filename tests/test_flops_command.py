@@ -129,6 +129,8 @@ def test_the_readme_says_what_is_printed(monkeypatch, capsys):
             ["qwen-vl", "--method", "topk", "--tokens", 64],
             "--method: topk cannot run on qwen-vl; allowed is full, or a LLaVA: pocket, llava-1.5-7b, llava-1.5-13b",
         ),
+        (["qwen-vl", "--tokens", 257], "--tokens: 257 is not possible; allowed are 1 to 256"),
+        (["qwen-vl", "--set", "group=3"], "--method.full.group: is not a parameter; "),
         (["qwen-vl", "--method", "topc"], "--method: 'topc' is not a method; did you mean topk? allowed are "),
     ],
 )

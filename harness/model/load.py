@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from harness.errors import VtbenchError
@@ -54,12 +55,31 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
     huggingface_hub.utils.logging.set_verbosity_error()  # the one line below says it all
     try:
         config = AutoConfig.from_pretrained(WEIGHTS if name == "pocket" else name, trust_remote_code=trust_remote_code)
+    except StrictDataclassError as error:
+        raise VtbenchError(f"{name!r} has an impossible config: {str(error).splitlines()[-1].strip()}") from None
     except (OSError, ValueError) as error:
         reason = "the folder has no config that can be read" if Path(name).is_dir() else "the hub does not give it"
         raise _no_model(name, f"{reason}: {str(error).splitlines()[0]}") from None
     if not isinstance(config, LlavaConfig):
         raise VtbenchError(f"{name!r} is a {config.model_type}; allowed are models of type llava")
+    _check_sizes(name, config)
     return config
+
+
+def _check_sizes(name: str, config: Any) -> None:
+    """Refuse what transformers lets through, and what would be counted wrongly."""
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    keys_of = {"text_config": (*keys, "vocab_size"), "vision_config": (*keys, "image_size", "patch_size")}
+    for tower, names in keys_of.items():
+        for key in names:
+            value = getattr(getattr(config, tower), key, 1)
+            if isinstance(value, int) and value < 1:
+                raise VtbenchError(f"{name!r}: {tower}.{key}: {value} is not possible; allowed are 1 or more")
+    layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    if isinstance(layer, int) and not (1 <= layer <= layers or -layers <= layer <= -1):
+        raise VtbenchError(
+            f"{name!r}: vision_feature_layer: {layer} is not possible; allowed are 1 to {layers} and -{layers} to -1"
+        )
 
 
 def _no_model(name: str, reason: str) -> VtbenchError:

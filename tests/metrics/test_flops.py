@@ -88,11 +88,19 @@ def test_parts_of_the_full_7b():
     assert flops["lm_head"] == 285_783_097_344
 
 
-@pytest.mark.parametrize("lengths", [FULL_7B, IVTP_64, TOPK_64, lvpruning(345, 230, 115)])
+@pytest.mark.parametrize(
+    ("config", "lengths"),
+    [
+        *((LLAVA_7B, lengths) for lengths in (FULL_7B, IVTP_64, TOPK_64, lvpruning(345, 230, 115))),
+        (LLAVA_13B, FULL_13B),
+        (LLAVA_13B, tokens(list(IVTP_64.vit), [*IVTP_64.llm, *[64] * 8])),
+        (LLAVA_13B, tokens([576] * 23, [576] * 2 + [80] * 38)),
+    ],
+)
 @pytest.mark.parametrize("text", [30, 512])
-def test_closed_form_differs_by_0(lengths, text):
-    macs = count(LLAVA_7B, lengths, text).total("macs")
-    assert macs - norms(lengths) == closed_form(LLAVA_7B, lengths, text)
+def test_closed_form_differs_by_0(config, lengths, text):
+    macs = count(config, lengths, text).total("macs")
+    assert macs - norms(lengths) == closed_form(config, lengths, text)
 
 
 def test_closed_form_differs_by_0_on_grouped_keys():

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 
 from harness.errors import VtbenchError
 from harness.model.draw import digest, uniform
 from harness.model.load import RANDOM, config_of, load, shape_of
+from harness.pocket import WEIGHTS
 from methods.interface import Shape
 
 
@@ -49,6 +52,30 @@ def test_a_model_that_is_not_there_is_refused(name, message):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(VtbenchError, match="the folder has no config that can be read"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("tower", "change", "message"),
+    [
+        (
+            "text_config",
+            {"hidden_size": "abc"},
+            "impossible config: TypeError: Field 'hidden_size' expected int",
+        ),
+        ("text_config", {"num_attention_heads": 5}, "config: ValueError: The hidden size .128. is not a multiple of"),
+        ("text_config", {"num_hidden_layers": 0}, "text_config.num_hidden_layers: 0 is not possible; allowed are 1 or"),
+        ("vision_config", {"patch_size": 0}, "vision_config.patch_size: 0 is not possible; allowed are 1 or more"),
+        (None, {"vision_feature_layer": 10}, "vision_feature_layer: 10 is not possible; allowed are 1 to 9 and -9 to"),
+        (None, {"vision_feature_layer": -10}, "vision_feature_layer: -10 is not possible; allowed are 1 to 9 and -9"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(tmp_path, tower, change, message):
+    config = json.loads((WEIGHTS / "config.json").read_text())
+    (config[tower] if tower else config).update(change)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VtbenchError, match=message) as caught:
+        config_of(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_draws_depend_on_image_seed_and_place_alone():
