@@ -119,7 +119,7 @@ def main(
         return samples
 
     def lead(better: str, samples: pd.DataFrame, worse: str, others: pd.DataFrame) -> None:
-        mean, low, high, _ = paired(samples, others)
+        mean, low, high, *_ = paired(samples, others)
         print(f"  {better} − {worse}: {100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})", flush=True)
 
     def best(names: dict[str, dict[str, str]], n: int) -> tuple[str, pd.DataFrame]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.report import figures
+from harness.report.compared import Compared
+from harness.report.differences import differences
 from harness.report.footer import failure_list, provenance
 from harness.report.published import published_tables
 from harness.report.results import Results, read
-from harness.report.tables import SAME, Compared, grid_table, grids, main_table, text
+from harness.report.tables import SAME, TIED, grid_table, grids, main_table, text
 from harness.shown import Shown
 
 POCKET = (
@@ -23,9 +25,10 @@ TIMES = (
     "is the median difference from the same cuts made with indices that are known beforehand.\n"
 )
 READING = (
-    "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images. Avg. rate is that "
-    f"against the full model. {SAME}: not distinguishable from the full model (McNemar's exact test on the same "
-    "samples, or a paired bootstrap for graded scores; Holm's correction over all comparisons of this report, 5 %). "
+    "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images; the best of a budget "
+    f"is bold. Avg. rate is that against the full model. {SAME}: not distinguishable from the full model; {TIED}: nor "
+    "from the best of its budget (McNemar's exact test on the same samples, or a paired bootstrap for graded scores; "
+    "Holm's correction over all comparisons of this report, 5 %). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
@@ -79,6 +82,8 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> s
         figures.accuracy_tokens(results, compared, folder / "accuracy_tokens.png")
         figures.accuracy_flops(results, compared, folder / "accuracy_flops.png", shown.convention)
         parts += [f"![Accuracy against {what}]({link}/accuracy_{what.lower()}.png)\n" for what in ("tokens", "FLOPs")]
+        apart = differences(results, compared)
+        parts += ["## Which differences are real\n", apart] if apart else []
         found = grids(results, compared)
         if found:
             parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n"]

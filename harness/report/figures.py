@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from harness.report.compared import Compared
 from harness.report.results import Results, Row
-from harness.report.tables import Compared, Grid, flops_unit, in_main_table, varied
+from harness.report.tables import Grid, flops_unit, in_main_table, varied
 
 # Okabe and Ito's colour-blind-safe palette; every method has a marker of its own as well, for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")

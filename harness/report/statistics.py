@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 2000
@@ -69,16 +69,21 @@ def interval(samples: pd.DataFrame) -> Interval:
 
 
 class Difference(NamedTuple):
-    """How a trial differs from the full model on the same samples: mean difference, interval, p of no difference."""
+    """How a trial differs from another on the same samples: mean difference, interval, p of no difference.
+
+    lost, gained: samples on which it scores less, and more.
+    """
 
     mean: float
     low: float
     high: float
     p: float
+    lost: int
+    gained: int
 
 
 def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
-    """Compare two trials on the samples that both answered.
+    """Compare a trial with another, such as the full model, on the samples that both answered.
 
     The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's exact
     test on the samples that one got right and the other did not; for graded scores, the share of resamples on the other
@@ -89,8 +94,9 @@ def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
     change = both["score"] - both["score_full"]
     difference = both[["task", "image_id"]].assign(score=change)
     mean, low, high = interval(difference)
+    lost, gained = int((change < 0).sum()), int((change > 0).sum())
     if both["score"].isin((0, 1)).all() and both["score_full"].isin((0, 1)).all():
-        return Difference(mean, low, high, mcnemar(int((change > 0).sum()), int((change < 0).sum())))
+        return Difference(mean, low, high, mcnemar(gained, lost), lost, gained)
     sums, counts = clusters(difference)
     rng = np.random.default_rng(SEED)
     size = len(sums)
@@ -100,7 +106,17 @@ def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
         means.append(average(drawn @ sums, drawn @ counts))
     resampled = np.concatenate(means)
     beyond = min((resampled <= 0).mean(), (resampled >= 0).mean())
-    return Difference(mean, low, high, float(min(1.0, 2 * max(beyond, 1 / TEST_RESAMPLES))))
+    return Difference(mean, low, high, float(min(1.0, 2 * max(beyond, 1 / TEST_RESAMPLES))), lost, gained)
+
+
+def detectable(difference: Difference) -> float:
+    """Return the smallest true difference that such a comparison finds at 5 % with a power of 80 %.
+
+    By the normal approximation, its standard error taken from the bootstrap interval, so that images are accounted for;
+    where few samples disagree, McNemar's exact test needs more than that.
+    """
+    error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
+    return float((norm.ppf(0.975) + norm.ppf(0.8)) * error)
 
 
 def mcnemar(gained: int, lost: int) -> float:

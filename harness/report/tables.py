@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.report.compared import Compared
 from harness.report.results import Results, Row
-from harness.report.statistics import Difference, Interval, distinguishable, interval, paired
+from harness.report.statistics import Interval
 
 NOT_MEASURED = "not measured"
 SAME = "≈"
+TIED = "="
 
 
 def text(value: object) -> str:
@@ -26,46 +28,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a markdown table, numbers to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-class Compared:
-    """Every row's average with its interval, and its difference from the full model of the same setting."""
-
-    def __init__(self, results: Results) -> None:
-        self.average: dict[int, Interval] = {}
-        self.difference: dict[int, Difference] = {}
-        self.retention: dict[int, float] = {}
-        full = {self._key(row): row for row in results.rows if row.method == "full"}
-        for index, row in enumerate(results.rows):
-            scored = _scored(row)
-            if scored.empty:
-                continue
-            self.average[index] = interval(scored)
-            reference = full.get(self._key(row))
-            if reference is None:
-                continue
-            # Where a trial failed the row has fewer tasks; full is then averaged over the same ones.
-            answers = _scored(reference)
-            same = answers[answers["task"].isin(scored["task"].unique())] if len(answers) else answers
-            if set(same.get("task", ())) != set(scored["task"]):
-                continue
-            mean = same.groupby("task")["score"].mean().mean()
-            if mean:
-                self.retention[index] = self.average[index].mean / mean
-            if row.method != "full":
-                self.difference[index] = paired(scored, same)
-        real = distinguishable([difference.p for difference in self.difference.values()])
-        self.same = {index for index, is_real in zip(self.difference, real, strict=True) if not is_real}
-        self.full = {index: full.get(self._key(row)) for index, row in enumerate(results.rows)}
-
-    @staticmethod
-    def _key(row: Row) -> tuple[str, str]:
-        return row.model, str(row.setting)
-
-
-def _scored(row: Row) -> pd.DataFrame:
-    """Return the samples that have a score: a judge without a key gives none."""
-    return row.samples if row.samples.empty else row.samples.dropna(subset="score")
 
 
 def varied(results: Results) -> dict[str, list[str]]:
@@ -159,7 +121,9 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
             return NOT_MEASURED
         present = [task for task in names if results.rows[index].scores.get(task) is not None]
         part = f" ({len(present)} of {len(names)} tasks)" if len(present) < len(names) else ""
-        return f"{100 * found.mean:.1f}{f' {SAME}' if index in compared.same else ''}{part}"
+        mean = f"**{100 * found.mean:.1f}**" if compared.best.get(index) == index else f"{100 * found.mean:.1f}"
+        signs = [sign for sign, those in ((SAME, compared.same), (TIED, compared.tied)) if index in those]
+        return " ".join([mean, *signs]) + part
 
     def spread(index: int) -> str:
         found = compared.average.get(index)

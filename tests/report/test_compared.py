@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from harness.report.compared import Compared
+from harness.report.differences import differences
+from harness.report.results import SETTING, Results, Row
+from harness.report.statistics import Difference, detectable, mcnemar, paired
+
+SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
+
+
+def row(method: str, scores: list[float], tokens: int | None = 64, **setting: object) -> Row:
+    samples = pd.DataFrame(
+        {
+            "task": ["t"] * len(scores),
+            "doc_id": range(len(scores)),
+            "image_id": [str(i) for i in range(len(scores))],
+            "score": scores,
+        }
+    )
+    parameters = {} if method == "full" else {"tokens": tokens}
+    record = {"trial": {}, "scores": {"t": {"exact_match": sum(scores) / len(scores), "n": len(scores)}}}
+    return Row("pocket", method, parameters, SAME_SETTING | setting, [record], samples)
+
+
+FULL = row("full", [1.0] * 30 + [0.0] * 10)
+GOOD = row("ivtp", [1.0] * 27 + [0.0] * 10 + [1.0] * 3)
+POOR = row("topk", [1.0] * 15 + [0.0] * 25)
+NEAR = row("evit", [1.0] * 26 + [0.0] * 11 + [1.0] * 3)
+SMALL = row("downsample", [0.0] * 20 + [1.0] * 5 + [0.0] * 15, tokens=49)
+
+
+def compared(*rows: Row) -> Compared:
+    return Compared(Results("mine", list(rows), []))
+
+
+def test_every_row_is_held_against_the_full_model_and_the_best_of_its_budget():
+    found = compared(FULL, GOOD, POOR, NEAR)
+    assert found.retention == {0: 1.0, 1: 1.0, 2: 0.5, 3: pytest.approx(29 / 30)}
+    assert [found.difference[i][4:] for i in (1, 2, 3)] == [(3, 3), (15, 0), (4, 3)]
+    assert found.best == {1: 1, 2: 1, 3: 1}
+    assert {i: found.from_best[i].mean for i in found.from_best} == {
+        2: pytest.approx(-15 / 40),
+        3: pytest.approx(-1 / 40),
+    }
+    assert found.same == {1, 3} and found.tied == {3}
+
+
+def test_holms_correction_is_over_both_kinds_of_comparison():
+    # 14 lost against 3 gained: p = 0.0127, real alone and not as the least of six
+    lossy = row("pooling", [1.0] * 16 + [0.0] * 14 + [1.0] * 3 + [0.0] * 7)
+    assert paired(lossy.samples, FULL.samples).p == pytest.approx(2 * sum((1, 17, 136, 680)) / 2**17)
+    assert compared(FULL, lossy).same == set()
+    assert 1 in compared(FULL, lossy, GOOD, NEAR, row("tome", list(GOOD.samples.score))).same
+
+
+def test_budgets_models_and_settings_have_a_best_of_their_own():
+    small, other = row("topk", [1.0] * 40, tokens=16), row("topk", [1.0] * 40, seed=1)
+    found = compared(FULL, GOOD, POOR, small, other)
+    assert found.best == {1: 1, 2: 1} and 4 not in found.difference
+
+
+def test_the_hard_samples_are_those_that_a_smaller_image_gets_wrong():
+    found = compared(FULL, GOOD, POOR, SMALL)
+    assert found.hard.keys() == {1, 2}
+    assert found.hard[1] == (pytest.approx((20 + 2 + 3) / 35), 49, 35)
+    assert found.hard[2] == (pytest.approx(15 / 35), 49, 35)
+
+
+def test_the_nearest_smaller_image_is_taken():
+    tiny = row("downsample", [0.0] * 40, tokens=16)
+    found = compared(FULL, row("topk", [1.0] * 40, tokens=25), SMALL, tiny)
+    assert found.hard[1].tokens == 16
+    assert compared(FULL, row("topk", [1.0] * 40, tokens=36), SMALL, tiny).hard[1].tokens == 49
+
+
+def test_the_detectable_difference_by_hand():
+    width = 2 * norm.ppf(0.975) * 0.02
+    assert detectable(Difference(0.0, -width / 2, width / 2, 1.0, 0, 0)) == pytest.approx(0.02 * (1.959964 + 0.841621))
+
+
+def test_a_true_difference_of_that_size_is_found_four_times_in_five():
+    rng = np.random.default_rng(0)
+
+    def discordant(lost: float, gained: float) -> tuple[int, int]:
+        return tuple(rng.multinomial(400, (lost, gained, 1 - lost - gained))[:2])
+
+    def scores(lost: int, gained: int) -> tuple[Row, Row]:
+        same = [1.0] * (400 - lost - gained)
+        return row("topk", [0.0] * lost + [1.0] * gained + same), row("full", [1.0] * lost + [0.0] * gained + same)
+
+    least = float(np.mean([detectable(paired(*(r.samples for r in scores(*discordant(0.1, 0.1))))) for _ in range(5)]))
+    # the same share of samples disagrees, and the difference between the two is the true one
+    lost, gained = 0.1 + least / 2, 0.1 - least / 2
+    found = [mcnemar(*reversed(discordant(lost, gained))) < 0.05 for _ in range(2000)]
+    assert 0.7 <= np.mean(found) <= 0.85
+
+
+def test_the_table_says_what_is_best_tied_and_hard():
+    results = Results("mine", [FULL, GOOD, POOR, NEAR, SMALL], [])
+    lines = {
+        line.split("|")[1].strip(): line for line in differences(results, Compared(results)).splitlines() if "|" in line
+    }
+    assert "| 3 / 3 | **best** | 71.4 (n 35, downsample 49) |" in lines["ivtp"]
+    assert lines["topk"].split("|")[2].startswith(" −37.5 (−52.5 to −22.5)") and "≈" not in lines["topk"]
+    assert lines["evit"].count("≈") == 1 and "| −2.5 (−7.5 to +0.0) = |" in lines["evit"]
+    text = differences(results, Compared(results))
+    assert "With 40 samples on 40 images a true difference of " in text and "a power of 80 %" in text
+
+
+def test_without_anything_to_compare_there_is_no_table(tmp_path: Path):
+    results = Results("mine", [FULL], [])
+    assert differences(results, Compared(results)) == ""
