@@ -1,4 +1,4 @@
-"""The command line: `vtbench run`, `report`, `flops`, `methods`, `show`. Imports wait until a command needs them."""
+"""The command line: `vtbench run`, `report`, `compare`, `flops`, `methods`, `show`. Imports wait until they are needed."""
 
 import json
 import sys
@@ -85,6 +85,20 @@ def report(
         print(write_report(loaded, results / loaded.name, out))
     else:
         print(write(results / sweep, out))
+
+
+@app.command()
+def compare(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name.")],
+    one: Annotated[str, typer.Argument(metavar="A", help="name or name:key=value,key=value")],
+    other: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    results: Results = Path("results"),
+) -> None:
+    """Compare two methods of a sweep on the same samples, with examples that one alone gets right."""
+    from harness.report.compare import compare
+    from harness.report.results import read
+
+    print(compare(read(results / sweep), one, other))
 
 
 @app.command()

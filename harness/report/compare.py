@@ -1,0 +1,107 @@
+"""Two rows of a sweep held against each other: `vtbench compare SWEEP A B`."""
+
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from harness.errors import VtbenchError
+from harness.report.results import Results, Row
+from harness.report.statistics import Interval, interval, paired
+
+EXAMPLES = 5  # of each kind
+
+
+def chosen(results: Results, text: str) -> Row:
+    """Return the one row that `name` or `name:key=value,key=value` names, by parameters, setting or model.
+
+    Errors: VtbenchError when there is none, or several, with what would tell them apart.
+    """
+    name, _, given = text.partition(":")
+    wanted: dict[str, Any] = {}
+    for pair in given.split(",") if given else []:
+        key, is_pair, value = pair.partition("=")
+        if not is_pair:
+            raise VtbenchError(f"{text!r} is not possible; it should be name or name:key=value,key=value")
+        wanted[key] = yaml.safe_load(value)
+    named = [row for row in results.rows if row.method == name]
+    found = [row for row in named if all(_known(row).get(key, ...) == value for key, value in wanted.items())]
+    if len(found) == 1:
+        return found[0]
+    if not named:
+        methods = ", ".join(dict.fromkeys(row.method for row in results.rows))
+        raise VtbenchError(f"{text!r}: {results.name} has no {name}; allowed are {methods}")
+    apart = {
+        key: list(dict.fromkeys(str(_known(row)[key]) for row in found or named))
+        for key in _known(named[0])
+        if len({str(_known(row)[key]) for row in found or named}) > 1
+    }
+    choices = "; ".join(f"{key}={'|'.join(values)}" for key, values in apart.items())
+    problem = f"names {len(found)} rows" if found else "names none"
+    raise VtbenchError(f"{text!r} {problem} of {results.name}; say which with {choices or 'its parameters'}")
+
+
+def _known(row: Row) -> dict[str, Any]:
+    return {"model": row.model} | row.setting | row.parameters
+
+
+def compare(results: Results, one: str, other: str) -> str:
+    """Return both averages, their paired difference, and examples that one alone gets right.
+
+    one, other: as `chosen` reads them. Errors: VtbenchError as `chosen`, and for rows without scores in common.
+    """
+    names, rows = (one, other), [chosen(results, text) for text in (one, other)]
+    for name, row in zip(names, rows, strict=True):
+        if row.samples.empty or row.samples["score"].isna().all():
+            raise VtbenchError(f"{name!r} has no scores to compare in {results.name}")
+    mine, theirs = (row.samples.dropna(subset="score") for row in rows)
+    both = mine.merge(theirs, on=["task", "doc_id"], suffixes=("", "_other"))
+    if both.empty:
+        raise VtbenchError(f"{one!r} and {other!r} answered no question in common")
+    difference = paired(mine, theirs)
+    lines = [
+        f"{results.name}: {len(both)} samples that both answered, on {both['image_id'].nunique()} images",
+        f"  A  {one}: {_words(interval(mine))}",
+        f"  B  {other}: {_words(interval(theirs))}",
+        f"  A − B: {_points(difference.mean)} ({_points(difference.low)} to {_points(difference.high)}) points, "
+        f"p {difference.p:.2g}",
+        f"  A alone is better on {difference.gained}, B alone on {difference.lost}",
+        "",
+    ]
+    width = max(map(len, both["task"]))
+    for task, samples in both.groupby("task"):
+        change = samples["score"] - samples["score_other"]
+        lines.append(
+            f"  {task:<{width}}  A {100 * samples['score'].mean():5.1f}  B {100 * samples['score_other'].mean():5.1f}  "
+            f"A alone {int((change > 0).sum())}, B alone {int((change < 0).sum())}"
+        )
+    for better, sign in (("A", 1), ("B", -1)):
+        change = sign * (both["score"] - both["score_other"])
+        lines += ["", f"Better with {better} alone:"]
+        lines += _examples(both[change > 0]) or ["  none"]
+    return "\n".join(lines)
+
+
+def _examples(samples: pd.DataFrame) -> list[str]:
+    """Return the first samples, taken from the tasks in turn, each in one line."""
+    turn = samples.groupby("task").cumcount()
+    picked = samples.assign(turn=turn).sort_values(["turn", "task"], kind="stable").head(EXAMPLES)
+    return [
+        f"  {_line(each['task'])} {_line(each['doc_id'])}: {_line(each['question'])} → {_line(each['target'])}; "
+        f"A: {_line(each['answer'])}; B: {_line(each['answer_other'])}"
+        for each in picked.to_dict(orient="records")
+    ]
+
+
+def _line(value: object) -> str:
+    """Return a text in one line, without what a terminal would obey."""
+    shown = "".join(character if character.isprintable() else " " for character in str(value))
+    return " ".join(shown.split())[:200]
+
+
+def _words(found: Interval) -> str:
+    return f"{100 * found.mean:.1f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

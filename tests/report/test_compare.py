@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+
+from harness.errors import VtbenchError
+from harness.report.compare import chosen, compare
+from harness.report.results import SETTING, Results, Row
+from harness.report.statistics import mcnemar
+
+
+def row(method: str, scores: list[float], tasks: str = "aabb", **parameters: object) -> Row:
+    samples = pd.DataFrame(
+        {
+            "task": list(tasks),
+            "doc_id": range(len(tasks)),
+            "image_id": list("wxyz")[: len(tasks)],
+            "question": [f"question {i}?" for i in range(len(tasks))],
+            "target": "yes",
+            "answer": [f"{method} says\n\x1b[31m<b>{score}" for score in scores],
+            "score": scores,
+        }
+    )
+    return Row("pocket", method, parameters, dict.fromkeys(SETTING), [], samples)
+
+
+RESULTS = Results(
+    "mine",
+    [
+        row("full", [1, 1, 1, 0]),
+        row("topk", [1, 0, 0, 1], tokens=64),
+        row("topk", [0, 0, 0, 0], tokens=16),
+        row("ivtp", [1, 1, 1, 1], tokens=64, group=3),
+    ],
+    [],
+)
+
+
+def test_a_row_is_named_by_what_tells_it_apart():
+    assert chosen(RESULTS, "full") is RESULTS.rows[0]
+    assert chosen(RESULTS, "topk:tokens=16") is RESULTS.rows[2]
+    assert chosen(RESULTS, "ivtp:tokens=64,group=3,model=pocket") is RESULTS.rows[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("topk", "'topk' names 2 rows of mine; say which with tokens=64|16"),
+        ("topk:tokens=32", "'topk:tokens=32' names none of mine; say which with tokens=64|16"),
+        ("tome", "'tome': mine has no tome; allowed are full, topk, ivtp"),
+        ("ivtp:group=2", "'ivtp:group=2' names none of mine; say which with its parameters"),
+        ("topk:16", "'topk:16' is not possible; it should be name or name:key=value,key=value"),
+    ],
+)
+def test_a_row_that_is_not_there_is_told_with_what_is(text, message):
+    with pytest.raises(VtbenchError) as caught:
+        chosen(RESULTS, text)
+    assert str(caught.value) == message
+
+
+def test_both_averages_the_difference_and_examples():
+    lines = compare(RESULTS, "full", "topk:tokens=64").splitlines()
+    assert lines[0] == "mine: 4 samples that both answered, on 4 images"
+    assert lines[1].startswith("  A  full: 75.0 (") and lines[2].startswith("  B  topk:tokens=64: 50.0 (")
+    assert lines[3].startswith("  A − B: +25.0 (") and lines[3].endswith(f"points, p {mcnemar(2, 1):.2g}")
+    assert lines[4] == "  A alone is better on 2, B alone on 1"
+    assert lines[6:8] == ["  a  A 100.0  B  50.0  A alone 1, B alone 0", "  b  A  50.0  B  50.0  A alone 1, B alone 1"]
+    assert lines[9] == "Better with A alone:"
+    assert lines[10] == "  a 1: question 1? → yes; A: full says [31m<b>1; B: topk says [31m<b>0"
+    assert lines[-2:] == [
+        "Better with B alone:",
+        "  b 3: question 3? → yes; A: full says [31m<b>0; B: topk says [31m<b>1",
+    ]
+
+
+def test_nothing_in_common_is_said():
+    apart = Results("mine", [row("full", [1, 1], "aa"), row("topk", [1, 1], "cc", tokens=64)], [])
+    with pytest.raises(VtbenchError, match="'full' and 'topk' answered no question in common"):
+        compare(apart, "full", "topk")
+    unscored = Results("mine", [row("full", [1, 1], "aa"), row("topk", [None, None], "aa", tokens=64)], [])
+    with pytest.raises(VtbenchError, match="'topk' has no scores to compare in mine"):
+        compare(unscored, "full", "topk")
