@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.shapes import build, prompt, text_encoder, tokenizer
-from benchmarks.speedup import BUDGETS, Variant, variant
+from benchmarks.speedup import BUDGETS, Variant, show, variant
 from harness.errors import VtbenchError
 from harness.metrics.latency import measure
 from harness.metrics.memory import memory, peak
@@ -165,6 +164,20 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     return found
 
 
+def source(result: dict[str, Any]) -> str:
+    """Return what it was measured on, in a line."""
+    settings, where = result["settings"], result["provenance"]
+    clocks = {row["latency"]["clock"] for row in result["rows"] if "latency" in row}
+    shared = sum(not row["latency"]["exclusive"] for row in result["rows"] if "latency" in row)
+    missing = [each for each in ATTENTIONS if each not in settings["attentions"]]
+    return (
+        f"Random weights, {settings['dtype']}, {settings['text_tokens']} text tokens; {', '.join(clocks) or 'no time'} "
+        f"of {where['cpu_or_gpu_name']}, {settings['repeats']} repeats; others used it in {shared} cells; "
+        + "".join(f"{each}: not installed; " for each in missing)
+        + f"torch {where['torch']}, transformers {where['transformers']}, commit {where['git_commit']}."
+    )
+
+
 def main(
     out: Annotated[Path | None, typer.Option(help="results/benchmarks/prefill-<device>.json unless given")] = None,
     device: str = "cuda",
@@ -185,11 +198,9 @@ def main(
     path = out or Path(__file__).parents[1] / "results" / "benchmarks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
-    headings, *lines = table(result)
-    shown = Table(*headings)
-    for line in lines:
-        shown.add_row(*line)
-    Console(width=170).print(shown)
+    console = Console(width=170)
+    show(table(result), "Time and memory of a prompt, image encoding included", console)
+    console.print(source(result))
     print(path)
 
 

@@ -34,6 +34,20 @@ TEXT_TOKENS = (64, 512)
 GOAL = {"cuda": 0.95, "cpu": 0.9}
 MODEL = {"cuda": "llava-1.5-7b", "cpu": "clip-l+llama-1.1b"}
 WARMUP, REPEATS = {"cuda": 2, "cpu": 0}, {"cuda": 10, "cpu": 2}  # rounds; on a CPU one takes minutes
+HEADINGS = (
+    "method",
+    "tokens",
+    "text",
+    "full ms",
+    "pruned ms",
+    "speed-up",
+    "ideal",
+    "realised",
+    "IQR",
+    "without pruner",
+    "pruner's share",
+    "goal",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,38 +188,50 @@ def benchmark(
     }
 
 
-def show(result: dict[str, Any], console: Console) -> None:
-    """Print the table."""
-    settings, where = result["settings"], result["provenance"]
-    table = Table(title=f"Realised ÷ FLOPs-ideal speed-up of a prefill; goal ≥ {settings['goal']:g}")
-    headings = "method,tokens,text,full ms,pruned ms,speed-up,ideal,realised,IQR,without pruner,pruner's share,goal"
-    for column in headings.split(","):
-        table.add_column(column, justify="left" if column in ("method", "goal") else "right")
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return the table's lines, headings first; times and ratios are medians."""
+    found = [list(HEADINGS)]
     for each in result["rows"]:
         counted = [f"{key}={value}" for key, value in each["parameters"].items() if key != "tokens"]
         realised = each["realised"]
-        table.add_row(
-            " ".join([each["method"], *counted]),
-            str(each["parameters"]["tokens"]),
-            str(each["text_tokens"]),
-            f"{each['full_ms']['median']:.1f}",
-            f"{each['pruned_ms']['median']:.1f}",
-            f"{each['speedup']['median']:.2f}",
-            f"{each['ideal']:.2f}",
-            f"{realised['median']:.3f}",
-            f"{realised['q25']:.3f} to {realised['q75']:.3f}",
-            f"{each['realised_without_pruner']['median']:.3f}",
-            f"{each['pruner_share']['median']:.1%}",
-            "held" if each["held"] else "not held",
+        found.append(
+            [
+                " ".join([each["method"], *counted]),
+                str(each["parameters"]["tokens"]),
+                str(each["text_tokens"]),
+                f"{each['full_ms']['median']:.1f}",
+                f"{each['pruned_ms']['median']:.1f}",
+                f"{each['speedup']['median']:.2f}",
+                f"{each['ideal']:.2f}",
+                f"{realised['median']:.3f}",
+                f"{realised['q25']:.3f} to {realised['q75']:.3f}",
+                f"{each['realised_without_pruner']['median']:.3f}",
+                f"{each['pruner_share']['median']:.1%}",
+                "held" if each["held"] else "not held",
+            ]
         )
-    console.print(table)
+    return found
+
+
+def source(result: dict[str, Any]) -> str:
+    """Return what it was measured on, in a line."""
+    settings, where = result["settings"], result["provenance"]
     others = "" if settings["exclusive"] else ", which others used meanwhile"
-    console.print(
+    return (
         f"{settings['model']}, random weights, {settings['dtype']}, {settings['attention']}; {settings['clock']} of "
         f"{where['cpu_or_gpu_name']}{others}, {where['host_threads']} threads; {settings['repeats']} rounds in "
         f"{settings['seconds']:.0f} s; torch {where['torch']}, transformers {where['transformers']}, commit "
-        f"{where['git_commit']}."
+        f"{where['git_commit']}; goal ≥ {settings['goal']:g}."
     )
+
+
+def show(lines: list[list[str]], title: str, console: Console) -> None:
+    """Print a table."""
+    headings, *rest = lines
+    shown = Table(*headings, title=title)
+    for line in rest:
+        shown.add_row(*line)
+    console.print(shown)
 
 
 def main(
@@ -232,7 +258,9 @@ def main(
     path = out or Path(__file__).parents[1] / "results" / "benchmarks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
-    show(result, Console(width=170))
+    console = Console(width=170)
+    show(table(result), "Realised ÷ FLOPs-ideal speed-up of a prefill", console)
+    console.print(source(result))
     print(path)
 
 
