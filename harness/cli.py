@@ -1,4 +1,4 @@
-"""The command line: `vtbench run`, `report`, `compare`, `flops`, `methods`, `show`. Imports wait until they are needed."""
+"""The command line: `vtbench run`, `report`, `compare`, `flops`, `methods`, `show`. Imports wait for their command."""
 
 import json
 import sys

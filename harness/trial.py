@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from harness.costs import BEFORE_IMAGE, text_side
 from harness.lmms.model import DTYPES, ImageCache, VtBench
 from harness.metrics.accuracy import Accuracy, evaluate
 from harness.metrics.flops import count, count_samples
@@ -25,7 +26,7 @@ from harness.model.anatomy import shape_of_config
 from harness.model.attach import Attached, attach
 from harness.model.compiled import compiled
 from harness.model.load import Loaded, config_of, load
-from harness.model.shapes import LLAVA, clip_large
+from harness.model.shapes import LLAVA
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from harness.provenance import provenance
 from harness.spec import Trial
@@ -36,7 +37,6 @@ from methods.schedule import tokens_per_layer
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
 TEXT_TOKENS = 64  # of the prompt that stands in for a task's, where a model has no tokenizer
-BEFORE_IMAGE = 1  # of those, in front of the image
 
 
 class Warm:
@@ -153,7 +153,7 @@ def counted(trial: Trial) -> Measured:
     text = trial.text_tokens + method.inserts_pseudo_cls
     sample = {"vit": [lengths.vit], "llm": lengths.llm, "visual_tokens": lengths.llm[0], "text_tokens": text}
     tokens = realised([sample], nominal=trial.parameters.get("tokens", shape.patches))
-    encoder: Any = clip_large().text_config if method.reads_clip else None
+    encoder = text_side(trial.model) if method.reads_clip else None
     flops = count(config, lengths, text, method=method, before_image=BEFORE_IMAGE, text_encoder=encoder)
     return {
         "scores": ("accuracy", None),
