@@ -9,7 +9,7 @@ from transformers import Cache, DynamicCache, PreTrainedTokenizerBase, StaticCac
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import Anatomy
-from harness.model.guide import words
+from harness.model.guide import Asked, ask, words
 from harness.model.image import shrink
 from harness.model.ledger import Frame, Guide, Ledger, uncut
 from harness.model.llm import Language
@@ -81,7 +81,8 @@ class Attached:
         slots, rows = placeholders(parts, input_ids)
         mask = kwargs.pop("attention_mask", None)
         mask = torch.ones_like(input_ids) if mask is None else mask
-        prompt = uncut(mask, slots, rows)  # before the device has the image to encode, which asking it would wait for
+        prompt = uncut(mask, slots, rows)  # like the questions before the image is encoded, which asking would wait for
+        asked = self._ask(input_ids, mask, prompt)
         images = encoded.get("image")
         if images is None and pixels is not None:
             images = core.get_image_features(pixel_values=pixels, return_dict=True)
@@ -106,7 +107,7 @@ class Attached:
         if cache is None and uses_cache:
             cache = kwargs["past_key_values"] = DynamicCache(config=parts.llm.config)
         rides = self.llm.rider >= 0 and bool(features)
-        states, guides = self._guide(input_ids, mask, embeddings, prompt) if rides else (None, [])
+        states, guides = self._guide(asked, embeddings, prompt) if rides else (None, [])
         if states is not None and self.method.inserts_pseudo_cls:
             embeddings, mask, slots = insert(embeddings, mask, slots, rows, states)
             prompt = uncut(mask, slots, rows)
@@ -144,25 +145,30 @@ class Attached:
             "position_ids": frame.position,
         }
 
-    def _guide(self, input_ids: Tensor, mask: Tensor, embeddings: Tensor, prompt: Frame) -> tuple[Tensor, list[Guide]]:
+    def _ask(self, input_ids: Tensor, mask: Tensor, prompt: Frame) -> list[Asked]:
+        """Return the question of every image, where one guides."""
+        if self.llm.rider < 0 or not self.method.reads_question:
+            return []
+        assert self.tokenizer is not None
+        text = mask.bool() & (input_ids != self.parts.image_token)
+        return [ask(self.tokenizer, self.encoder, input_ids[row], text[row]) for row, _ in prompt.layout.images]
+
+    def _guide(self, asked: list[Asked], embeddings: Tensor, prompt: Frame) -> tuple[Tensor, list[Guide]]:
         """Return the pseudo CLS of every image [M, D] and the words that it is made of."""
 
         def project(states: Tensor) -> Tensor:
             return self.parts.projector(states.to(self.vision.feature_cls)).to(embeddings)
 
         projected = project(self.vision.feature_cls)
-        text = mask.bool() & (input_ids != self.parts.image_token)
         states, guides = [], []
         for image, (row, _) in enumerate(prompt.layout.images):
-            asked, seen = "", Words(embeddings[row, :0], [], projected[image])
-            if self.method.reads_question:
-                assert self.tokenizer is not None
-                ids, embedded = input_ids[row][text[row]], embeddings[row][text[row]]
-                last_cls = self.vision.last_cls[image]
-                asked, seen = words(self.tokenizer, self.encoder, ids, embedded, last_cls, projected[image], project)
+            text, seen = "", Words(embeddings[row, :0], [], projected[image])
+            if asked:
+                text, last_cls = asked[image].text, self.vision.last_cls[image]
+                seen = words(asked[image], self.encoder, embeddings[row], last_cls, projected[image], project)
             made = self.method.guide(seen)
             states.append(made.state)
-            guides.append(Guide(asked, made.guides))
+            guides.append(Guide(text, made.guides))
         return torch.stack(states), guides
 
     def _decode(self, kwargs: dict[str, Any], cache: Any, past: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -41,27 +42,42 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[
     return text[begin:end], indices, spans
 
 
+class Asked(NamedTuple):
+    """An image's question, as far as it is read without the image."""
+
+    text: str
+    slots: Tensor  # [T] of the question's tokens in their row
+    spans: list[Span]  # [T]
+    clip: tuple[Tensor, list[Span]] | None  # CLIP's features of it and their ranges, for a method that reads those
+
+
+def ask(tokenizer: PreTrainedTokenizerBase, encoder: TextEncoder | None, ids: Tensor, is_text: Tensor) -> Asked:
+    """Read the question of a row of tokens, ids [L] and is_text [L]; encoder: None for a method that reads no CLIP.
+
+    It asks the device, so it comes before the image is encoded.
+    """
+    slots = is_text.nonzero()[:, 0]
+    text, indices, spans = question(tokenizer, tuple(ids[slots].tolist()))
+    return Asked(text, slots[indices], spans, encoder.encode(text) if encoder is not None else None)
+
+
 def words(
-    tokenizer: PreTrainedTokenizerBase,
+    asked: Asked,
     encoder: TextEncoder | None,
-    ids: Tensor,
     embeddings: Tensor,
     last_cls: Tensor,
     projected_cls: Tensor,
     project: Callable[[Tensor], Tensor],
-) -> tuple[str, Words]:
-    """Return one image's question and its `Words`; ids [T] and embeddings [T, D] are the text of its row.
-
-    encoder: None for a method that does not read CLIP; project: LLaVA's projector.
-    """
-    text, indices, spans = question(tokenizer, tuple(ids.tolist()))
+) -> Words:
+    """Return one image's `Words`; embeddings [L, D] are its row's, project is LLaVA's projector."""
     clip = None
-    if encoder is not None:
-        features, clip_spans = encoder.encode(text)
+    if asked.clip is not None:
+        assert encoder is not None
+        features, spans = asked.clip
         clip = Reading(
             features=features,
-            spans=clip_spans,
+            spans=spans,
             cls=encoder.project_cls(last_cls),
             lift=lambda joint: project(encoder.unproject(joint)),
         )
-    return text, Words(embeddings=embeddings[indices], spans=spans, projected_cls=projected_cls, clip=clip)
+    return Words(embeddings=embeddings[asked.slots], spans=asked.spans, projected_cls=projected_cls, clip=clip)

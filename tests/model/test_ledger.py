@@ -71,7 +71,7 @@ def test_scores_ask_nothing_of_the_device(name, asks):
     assert asks(build(), configured(name, 9)) == []
 
 
-def test_the_pseudo_cls_asks_nothing_once_its_words_are_chosen(asks, encoder):
-    with_one_cut, with_more = (configured("ivtp", 9, group=group) for group in ("all", 1))
-    model = build()
-    assert asks(model, with_one_cut, encoder) == asks(model, with_more, encoder)
+def test_the_pseudo_cls_asks_only_which_words_are_relevant(asks, encoder):
+    assert asks(build(), configured("ivtp", 9, guidance="none")) == []
+    for group in (1, "all"):
+        assert asks(build(), configured("ivtp", 9, group=group), encoder) == ["nonzero", "tolist"]
