@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,17 +74,25 @@ def report(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP_OR_FILE", help="A sweep's name or its file.")],
     results: Results = Path("results"),
     out: Reports = Path("reports"),
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="csv or latex: its tables so too, beside the figures.")
+    ] = None,
 ) -> None:
     """Write a sweep's report from its results. Of a file, what it asks for; by name, all that is there."""
     from harness.report import write
+    from harness.report.export import FORMATS
+
+    for name in formats or ():
+        if name not in FORMATS:
+            raise VtbenchError(f"--format: {name!r} is not possible; allowed are {', '.join(FORMATS)}")
 
     if Path(sweep).suffix in (".yaml", ".yml"):
         from harness.spec import load_sweep
 
         loaded = load_sweep(Path(sweep))
-        print(write_report(loaded, results / loaded.name, out))
+        print(write_report(loaded, results / loaded.name, out, formats or ()))
     else:
-        print(write(results / sweep, out))
+        print(write(results / sweep, out, formats=formats or ()))
 
 
 @app.command()
@@ -188,11 +196,11 @@ def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
     return bool(outcome.failures)
 
 
-def write_report(sweep: "Sweep", folder: Path, out: Path) -> Path:
+def write_report(sweep: "Sweep", folder: Path, out: Path, formats: Collection[str] = ()) -> Path:
     """Write the report of the trials that the sweep asks for and return its path."""
     from harness.report import write
 
-    return write(folder, out, sweep.axes.shown, trials={trial.id for trial in sweep.trials()})
+    return write(folder, out, sweep.axes.shown, trials={trial.id for trial in sweep.trials()}, formats=formats)
 
 
 def print_trials(sweep: "Sweep", store: "Store") -> None:

@@ -68,6 +68,11 @@ def test_no_results_to_report(tmp_path, file, monkeypatch, capsys):
     assert not (tmp_path / "results").exists() and not (tmp_path / "reports").exists()
 
 
+def test_a_format_that_is_none_is_said(monkeypatch, capsys):
+    assert vtbench(monkeypatch, "report", "x", "--format", "pdf") == 2
+    assert capsys.readouterr().err == "vtbench: --format: 'pdf' is not possible; allowed are csv, latex\n"
+
+
 def test_a_dry_run_tells_ids_schedules_and_what_is_done(tmp_path, file, monkeypatch, capsys):
     full, small, large = load_sweep(file).trials()
     store = Store(tmp_path / "results" / "x")

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote
 
+from harness.errors import VtbenchError
 from harness.report import figures
 from harness.report.compared import Compared
 from harness.report.differences import differences
+from harness.report.export import write_tables
 from harness.report.footer import failure_list, provenance
 from harness.report.published import published_tables
 from harness.report.results import Results, read
@@ -39,16 +41,22 @@ COSTS = (
 )
 
 
-def write(sweep_dir: Path, out: Path, shown: Shown | None = None, *, trials: Collection[str] | None = None) -> Path:
+def write(
+    sweep_dir: Path,
+    out: Path,
+    shown: Shown | None = None,
+    *,
+    trials: Collection[str] | None = None,
+    formats: Collection[str] = (),
+) -> Path:
     """Write `<out>/<sweep>.md` and its figures in `<out>/<sweep>/`; the same results give the same bytes.
 
     shown: by default what the latest run of the sweep left; trials: ids of those to report, for the folder may hold
-    older ones; by default all. Errors: VtbenchError when there are no results; then nothing is written.
+    older ones; by default all. formats: of `export.FORMATS`, in which its tables are written beside the figures.
+    Errors: VtbenchError when there are no results; then nothing is written.
     """
     results = read(sweep_dir, trials)
-    if shown is None:
-        left = sweep_dir / "sweep.json"
-        shown = Shown.model_validate_json(left.read_bytes()) if left.exists() else Shown()
+    shown = _left(sweep_dir / "sweep.json") if shown is None else shown
     compared = Compared(results)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as partial:
@@ -57,10 +65,21 @@ def write(sweep_dir: Path, out: Path, shown: Shown | None = None, *, trials: Col
         body = _body(results, compared, folder, shown)
         document = Path(partial) / "report.md"
         document.write_text(body, encoding="utf-8")
+        for kind in formats:
+            write_tables(body, folder, kind)
         shutil.rmtree(out / results.name, ignore_errors=True)
         os.replace(folder, out / results.name)
         os.replace(document, out / f"{results.name}.md")
     return out / f"{results.name}.md"
+
+
+def _left(path: Path) -> Shown:
+    try:
+        return Shown.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Shown()
+    except ValueError:
+        raise VtbenchError(f"{path}: is not what vtbench run leaves; remove it, or name the sweep's file") from None
 
 
 def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> str:

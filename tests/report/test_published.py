@@ -137,3 +137,17 @@ def test_a_report_by_name_shows_what_the_run_left(folder, tmp_path):
 
 def test_the_printed_figures_are_read():
     assert len(pd.read_csv(published.PAPERS)) == 825
+
+
+def test_a_sweep_json_that_is_broken_is_said(folder, tmp_path):
+    for content in ("{", '{"convention": "mine"}', '{"words": 1}'):
+        (folder / "sweep.json").write_text(content)
+        with pytest.raises(VtbenchError, match=r"sweep\.json: is not what vtbench run leaves"):
+            report.write(folder, tmp_path / "reports")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_tables_go_beside_the_figures(folder, tmp_path):
+    shown = Shown(convention="ivtp")
+    report.write(folder, tmp_path / "reports", shown, formats=("csv", "latex"))
+    assert {path.name for path in (tmp_path / "reports" / "mine").iterdir()} == {"1_cost.csv", "1_cost.tex"}
