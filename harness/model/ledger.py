@@ -70,6 +70,11 @@ class Frame:
         ((row, start),) = self.starts()
         return x[row : row + 1, start : start + self.patch.shape[1]]
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Return of x [B, ...] the row of every image: [M, ...]."""
+        in_order = [row for row, _ in self.layout.images] == list(range(len(x)))
+        return x if in_order else x[self.row]
+
     def repack(self, x: Tensor, reduced: Reduced, *, contiguous: bool, ragged: bool = False) -> tuple[Frame, Tensor]:
         """Return the frame after a cut and the hidden states x [B, L, D] in it.
 

@@ -97,11 +97,10 @@ class Reach:
     def __init__(self, frame: Frame, end: Tensor, behind: int) -> None:
         """End [M]: the last slot seen, so many behind the image's last. Made once a frame."""
         self.frame = frame
-        ends = (
-            end.tolist() if frame.ragged else [start + frame.patch.shape[1] - 1 + behind for _, start in frame.starts()]
-        )
+        last = frame.patch.shape[1] - 1 + behind
+        ends = end.tolist() if frame.ragged else [start + last for _, start in frame.starts()]
         self.P = max(0, *ends) + 1
-        seen = frame.valid[frame.row, : self.P] & (torch.arange(self.P, device=end.device) <= end[:, None])
+        seen = frame.rows(frame.valid)[:, : self.P] & (torch.arange(self.P, device=end.device) <= end[:, None])
         self.hidden = torch.finfo(torch.float32).min * (~seen).float()
         self.all_seen = frame.full and len(ends) == 1
 
@@ -127,8 +126,8 @@ class Rider:
         if self.reach is None or self.reach.frame is not frame:
             self.reach = Reach(frame, (frame.start + frame.count - 1).clamp(min=0), 0)
         P, hidden = self.reach.P, self.reach.hidden
-        k = heard.keys[frame.row, :, :P]
-        v = heads(heard.projections.v, width)[frame.row, :, :P]
+        k = frame.rows(heard.keys)[:, :, :P]
+        v = frame.rows(heads(heard.projections.v, width))[:, :, :P]
         embedding = self.rotary(self.state, position[:, None])
         bias = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
         mask = None
@@ -177,7 +176,7 @@ class Inserted:
         if self.reach is None or self.reach.frame is not frame:
             self.reach = Reach(frame, own, 1)
         P, hidden = self.reach.P, self.reach.hidden
-        k = heard.keys[frame.row, :, :P]
+        k = frame.rows(heard.keys)[:, :, :P]
         self.group.own = own
         self.group.rows.append(row_attention(heard.queries[frame.row, :, own], k, hidden, scaling))
         if heard.matrix:
@@ -186,9 +185,9 @@ class Inserted:
 
 def _prefix(heard: Heard, frame: Frame, k: Tensor, hidden: Tensor, P: int) -> Tensor:
     """Return the causal attention of the prefix [M, P, P] to its keys k [M, H, P, d]."""
-    causal = torch.ones(P, P, dtype=torch.bool, device=k.device).triu(1)
-    unseen = hidden[:, None] + torch.finfo(torch.float32).min / 2 * causal
-    return mean_attention(heard.queries[frame.row, :, :P], k, unseen, heard.layer.self_attn.scaling)
+    step = torch.arange(P, device=k.device)
+    unseen = hidden[:, None] + torch.finfo(torch.float32).min / 2 * (step > step[:, None])
+    return mean_attention(frame.rows(heard.queries)[:, :, :P], k, unseen, heard.layer.self_attn.scaling)
 
 
 def rotate(x: Tensor, embedding: tuple[Tensor, Tensor]) -> Tensor:
