@@ -160,6 +160,6 @@ class Language:
         return frame.visual(row_attention(q[:, :, 0], k, hidden(frame), module.scaling))
 
 
-def hidden(frame: Frame) -> Tensor:
-    """Return what is added to logits [B, L] so that padding is not seen."""
-    return torch.finfo(torch.float32).min * (~frame.valid).float()
+def hidden(frame: Frame) -> Tensor | None:
+    """Return what is added to logits [B, L] so that padding is not seen, None where there is none."""
+    return None if frame.full else torch.finfo(torch.float32).min * (~frame.valid).float()

@@ -49,29 +49,33 @@ def heads(x: Tensor, width: int) -> Tensor:
     return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
-def mean_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:
+def mean_attention(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
     """Return the head-mean attention [B, Q, T] of queries [B, H, Q, d] to keys [B, H or fewer, T, d].
 
-    bias [B, 1 or Q, T] is added to the logits. A few heads at a time, so that no large [B, H, Q, T] is ever held. A row
-    that may see nothing at all (padding) gets the mean over everything, not NaN.
+    bias [B, 1 or Q, T] is added to the logits, if there is any. A few heads at a time, so that no large [B, H, Q, T] is
+    ever held. A row that may see nothing at all (padding) gets the mean over everything, not NaN.
     """
     B, H, Q, _ = q.shape
     k = k.repeat_interleave(H // k.shape[1], dim=1)
-    bias = bias.float().clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)
+    if bias is not None:
+        bias = bias.float().clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)
     total = torch.zeros(B, Q, k.shape[2], device=q.device)
     some = max(1, AT_ONCE // total.numel())
     for some_q, some_k in zip(q.split(some, dim=1), k.split(some, dim=1), strict=True):
-        logits = some_q.float() @ some_k.float().transpose(2, 3)
-        total += torch.softmax(logits.mul_(scaling).add_(bias), dim=-1).sum(dim=1)
+        logits = (some_q.float() * scaling) @ some_k.float().transpose(2, 3)
+        if bias is not None:
+            logits += bias
+        total += torch.softmax(logits, dim=-1).sum(dim=1)
     return total.div_(H)
 
 
-def row_attention(q: Tensor, k: Tensor, bias: Tensor, scaling: float) -> Tensor:
+def row_attention(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
     """Return the head-mean attention [B, T] of one query a sequence, q [B, H, d], to keys [B, H or fewer, T, d]."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = torch.einsum("bhd,bhtd->bht", q.float(), k.float()) * scaling
-    bias = bias.float().clamp(min=torch.finfo(torch.float32).min)
-    return torch.softmax(logits + bias[:, None], dim=-1).mean(dim=1)
+    if bias is not None:
+        logits += bias.float().clamp(min=torch.finfo(torch.float32).min)[:, None]
+    return torch.softmax(logits, dim=-1).mean(dim=1)
 
 
 def joint_row(q: Tensor, k: Tensor, bias: Tensor | float) -> Tensor:

@@ -77,9 +77,9 @@ class Vision:
         """Keep of a layer's attention what a later cut will want."""
         attention = layer.self_attn
         q, k = (heads(part, attention.head_dim) for part in (heard.q, heard.k))
-        added = heard.k.new_zeros(1, 1, 1) if bias is None else bias[:, 0]
+        added = None if bias is None else bias[:, 0]
         if index in self.plan.rows:
-            self.rows.append(row_attention(q[:, :, 0], k, added[:, 0], attention.scale))
+            self.rows.append(row_attention(q[:, :, 0], k, None if added is None else added[:, 0], attention.scale))
         if index in self.plan.matrix:
             self.lower.append(mean_attention(q, k, added, attention.scale))
 
