@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.shapes import build, prompt, text_encoder, tokenizer
+from benchmarks.shapes import build, device_of, prompt, text_encoder, tokenizer
 from benchmarks.speedup import BUDGETS, Variant, show, variant
 from harness.errors import VtbenchError
 from harness.metrics.latency import measure
@@ -187,7 +187,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="a tiny shape, one repeat, to see that it works")] = False,
 ) -> None:
     """Measure, write the JSON and print the table."""
-    chosen = torch.device(device)
+    chosen = device_of(device)
     result = benchmark(
         chosen,
         ("tiny",) if quick else MODELS,

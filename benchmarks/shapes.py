@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration
 
@@ -30,6 +31,14 @@ def _tiny() -> LlavaConfig:
 
 
 SHAPES: dict[str, Callable[[], LlavaConfig]] = {**LLAVA, "clip-l+llama-1.1b": _llama_1b, "tiny": _tiny}
+
+
+def device_of(name: str) -> torch.device:
+    """Return a device that is timed here. Errors: typer.BadParameter."""
+    allowed = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if name not in allowed:
+        raise typer.BadParameter(f"device: {name!r} is not possible; allowed here: {', '.join(allowed)}")
+    return torch.device(name)
 
 
 def build(name: str, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> Any:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlavaConfig
 
-from benchmarks.shapes import BEFORE_IMAGE, build, prompt, text_encoder, tokenizer
+from benchmarks.shapes import BEFORE_IMAGE, SHAPES, build, device_of, prompt, text_encoder, tokenizer
 from harness.metrics.latency import device_to_itself, spread, timed_prompt, watch
 from harness.model.anatomy import shape_of_config
 from harness.model.attach import attach
@@ -246,12 +246,16 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="a tiny shape and two rounds, to see that it works")] = False,
 ) -> None:
     """Measure, write the JSON and print the table."""
-    chosen = torch.device(device)
+    chosen = device_of(device)
+    shape = "tiny" if quick else model or MODEL[chosen.type]
+    for option, value, allowed in (("model", shape, SHAPES), ("dtype", dtype, ("bfloat16", "float32"))):
+        if value not in allowed:
+            raise typer.BadParameter(f"{option}: {value!r} is not possible; allowed are {', '.join(allowed)}")
     if threads is not None:
         torch.set_num_threads(threads)
     result = benchmark(
         chosen,
-        "tiny" if quick else model or MODEL[chosen.type],
+        shape,
         dtype=getattr(torch, dtype),
         warmup=WARMUP[chosen.type],
         repeats=2 if quick else repeats or REPEATS[chosen.type],

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speedup
@@ -102,3 +103,16 @@ def test_quick_writes_json_and_prints_the_table(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert all(name in shown for name in METHODS) and "CPU time" in shown
     assert str(tmp_path) in shown.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"model": "gpt"}, "model: 'gpt' is not possible; allowed are llava-1.5-7b"),
+        ({"dtype": "int8"}, "dtype: 'int8' is not possible; allowed are bfloat16, float32"),
+        ({"device": "tpu"}, "device: 'tpu' is not possible; allowed here: cpu"),
+    ],
+)
+def test_bad_input_is_one_line(option, message):
+    with pytest.raises(typer.BadParameter, match=message):
+        main(**option)
