@@ -23,7 +23,7 @@ from methods import METHODS
 from methods.interface import Method
 
 # Raise it when the code measures anything differently: every id changes with it, so that every trial runs again.
-PROTOCOL = 2
+PROTOCOL = 3
 
 # The embedded tasks are known by their files: asking lmms-eval takes seconds.
 OWN_TASKS = Path(__file__).parent / "lmms" / "pocketvqa"

@@ -5,6 +5,7 @@ ledger, the visual tokens that really entered every layer. FLOPs and KV bytes ar
 the task, alone, is timed.
 """
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -213,6 +214,7 @@ def text_encoder(trial: Trial, loaded: Loaded, method: Method) -> TextEncoder | 
     """Return the text encoder that the method needs; where it needs none, none stays, as its memory would count."""
     if not method.reads_clip:
         load_text_encoder.cache_clear()
+        gc.collect()  # a copy on a GPU goes only now: it is part of a cycle
         return None
     name = trial.text_encoder or default_text_encoder(loaded.model.config.name_or_path)
     return load_text_encoder(name, str(loaded.model.device))

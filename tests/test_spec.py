@@ -79,7 +79,7 @@ def test_the_id_is_stable(tmp_path):
     expected = (
         '{"attention":"sdpa","batch_size":8,"compile":false,"content":{},"dtype":"float32","limit":null,'
         '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:llava-1.5-7b",'
-        '"parameters":{"positions":"original","tokens":64},"protocol":2,"seed":0,"task":"gqa","text_encoder":null,'
+        '"parameters":{"positions":"original","tokens":64},"protocol":3,"seed":0,"task":"gqa","text_encoder":null,'
         '"text_tokens":null,"trust_remote_code":false}'
     )
     assert (
