@@ -81,12 +81,17 @@ class Flops:
         return rule.per_mac * (_sum(self.decode, rule) + head)
 
     def record(self) -> dict[str, Any]:
-        """Return record.json's "flops"; a convention's parts add up to its total. Named `extra` is 2 a multiply-add."""
+        """Return record.json's "flops": a convention's parts add up to its total.
+
+        `extra` by name and `layers`, ViT layers that nothing reads among them, are 2 a multiply-add.
+        """
+        towers = {"vision": self.vision + self.unread, "decoder": self.decoder}
         return {
             "tokens_basis": self.basis,
             "text_tokens": self.text_tokens,
             "parts": {name: self.parts(name) for name in CONVENTIONS},
             "extra": {name: 2 * macs for name, macs in self.extra.items()},
+            "layers": {name: [2 * (each.linear + each.attention) for each in tower] for name, tower in towers.items()},
             "total": {name: self.total(name) for name in CONVENTIONS},
             "per_decoded_token": {name: self.per_decoded_token(name) for name in CONVENTIONS},
         }

@@ -297,9 +297,13 @@ def test_a_sample_without_images_costs_its_text():
 
 def test_record():
     record = count(small(), tokens([16] * 3, [16] * 3), 5, extra={"rider": 100}).record()
-    assert set(record) == {"tokens_basis", "text_tokens", "parts", "extra", "total", "per_decoded_token"}
+    assert set(record) == {"tokens_basis", "text_tokens", "parts", "extra", "layers", "total", "per_decoded_token"}
     assert {name: sum(parts.values()) for name, parts in record["parts"].items()} == record["total"]
     assert record["parts"]["flops"]["extra"] == record["extra"]["rider"] == 200
+    flops, layers = record["parts"]["flops"], record["layers"]
+    assert (len(layers["vision"]), len(layers["decoder"])) == (4, 3)
+    assert sum(layers["decoder"]) == flops["decoder_linear"] + flops["decoder_attention"]
+    assert flops["vision"] - sum(layers["vision"]) == 2 * 16 * 3 * 4 * 4 * 32  # the patches' convolution
     assert set(record["total"]) == {"macs", "flops", "ivtp", "lvpruning", "fastv", "sparsevlm"}
     assert all(isinstance(value, int) for value in [*record["parts"]["flops"].values(), *record["total"].values()])
 
