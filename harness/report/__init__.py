@@ -23,16 +23,22 @@ POCKET = (
     "pocket alone and say nothing about LLaVA-1.5.\n"
 )
 TIMES = (
-    "Time is that of one prompt alone: a prefill with its image encoding (vision: ViT, projector); the pruner's part "
-    "is the median difference from the same cuts made with indices that are known beforehand.\n"
+    "Time is that of one prompt alone: a prefill with its image encoding. Vision is the ViT and the projector, with "
+    "what a method does there; the pruner's part, there and in the LLM, is the median difference from the same cuts "
+    "made with indices that are known beforehand.\n"
 )
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images; the best of a budget "
     f"is bold. Avg. rate is that against the full model. {SAME}: not distinguishable from the full model; {TIED}: nor "
-    "from the best of its budget (McNemar's exact test on the same samples, or a paired bootstrap for graded scores; "
-    "Holm's correction over all comparisons of this report, 5 %). "
+    "from the best of its budget (McNemar's exact test on the same samples, or where an image has several or scores "
+    "are graded the sign-flip permutation test by image; Holm's correction over all comparisons of this report, those "
+    "with a best counted as if each were compared with each; 5 %). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
+)
+SPENT = (
+    "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. Tokens "
+    "are realised: those that entered the LLM, and their mean over its layers.\n"
 )
 COSTS = (
     "Costs of a prompt with one image and so many text tokens, one of them in front of the image. The percentage "
@@ -95,7 +101,7 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> s
     if results.rows:
         title = "Accuracy and cost" if results.asks("accuracy") else "Cost"
         parts += [f"## {title}\n", main_table(results, compared, shown.convention)]
-        parts.append(READING if results.asks("accuracy") else COSTS)
+        parts.append(READING if results.asks("accuracy") else COSTS if results.asked else SPENT)
         parts += [TIMES] if results.asks("latency") else []
     if compared.average:
         figures.accuracy_tokens(results, compared, folder / "accuracy_tokens.png")

@@ -1,6 +1,7 @@
 """Every row of a report held against others on the same samples: the full model, its budget's best, a small image."""
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import pandas as pd
@@ -47,8 +48,10 @@ class Compared:
                 self.difference[i] = paired(samples, answers)
         self.best = self._best()
         self.from_best = {i: paired(self.scored[i], self.scored[best]) for i, best in self.best.items() if i != best}
-        comparisons = [*self.difference.values(), *self.from_best.values()]
-        real = distinguishable([each.p for each in comparisons])
+        # The best of k is chosen on the same samples, so k(k − 1)/2 pairs stand behind its k − 1 comparisons.
+        chosen_of = Counter(self.best.values())
+        against_best = [min(1.0, each.p * chosen_of[self.best[i]] / 2) for i, each in self.from_best.items()]
+        real = distinguishable([*(each.p for each in self.difference.values()), *against_best])
         same = [is_real is False for is_real in real]
         self.same = {i for i, is_same in zip(self.difference, same, strict=False) if is_same}
         self.tied = {i for i, is_same in zip(self.from_best, same[len(self.difference) :], strict=True) if is_same}

@@ -61,5 +61,6 @@ def _hard_words(compared: Compared) -> str:
         return ""
     return (
         " The last column is the score on the samples that the same model gets wrong when the image itself is merely "
-        f"made smaller ({BASELINE}, to the nearest number of tokens): what a method adds to that."
+        f"made smaller ({BASELINE}, to the nearest number of tokens). They were chosen by their failing there, so that "
+        "any other method does better on them than there; random is the yardstick."
     )

@@ -64,7 +64,9 @@ def provenance(results: Results, convention: str) -> str:
         "git commit": every("provenance", "git_commit"),
         "protocol": every("provenance", "protocol"),
     }
-    asks = {"tasks": "accuracy", "limit of samples a task": "accuracy", "FLOPs": "flops", "time": "latency"}
+    asks = {"FLOPs": "flops", "time": "latency"}
     gone = {line for line, measure in asks.items() if not results.asks(measure)}
-    gone |= {"text tokens"} if results.asks("accuracy") else set()
+    gone |= {"tasks", "limit of samples a task"} if results.asked else {"text tokens"}
+    if not any(results.asks(measure) for measure in ("accuracy", "latency")):
+        gone |= {"device", "dtype, attention, torch.compile", "seed"}  # nothing ran
     return "\n".join(f"- {name}: {value}" for name, value in lines.items() if name not in gone) + "\n"

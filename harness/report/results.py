@@ -80,6 +80,11 @@ class Results:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
 
+    @property
+    def asked(self) -> bool:
+        """Whether its prompts were of so many text tokens instead of a task's."""
+        return any(row.setting["text_tokens"] for row in self.rows)
+
     def asks(self, measure: str) -> bool:
         """Whether the sweep wanted this measured of anything."""
         return any(measure in record["trial"].get("measure", [measure]) for row in self.rows for record in row.records)

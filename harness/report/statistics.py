@@ -5,6 +5,7 @@ document: every trial of a table answered the same questions.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,7 @@ from scipy.stats import binomtest, bootstrap, norm
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 2000
-# A share of resamples cannot fall below 1 / their number: with these, Holm can still tell 250 comparisons apart.
-TEST_RESAMPLES = 10_000
+FLIPS = 10_000
 SEED = 0
 
 
@@ -86,8 +86,8 @@ def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
     """Compare a trial with another, such as the full model, on the samples that both answered.
 
     The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's exact
-    test on the samples that one got right and the other did not; for graded scores, the share of resamples on the other
-    side of zero, doubled.
+    test on the samples that one got right and the other did not, unless several of these are of one image. Else, and
+    for graded scores, the sign-flip permutation test by image, of which McNemar's is the case of one sample an image.
     """
     keys = ["task", "doc_id"]
     both = trial.merge(full, on=keys, suffixes=("", "_full"), validate="one_to_one")
@@ -95,18 +95,38 @@ def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
     difference = both[["task", "image_id"]].assign(score=change)
     mean, low, high = interval(difference)
     lost, gained = int((change < 0).sum()), int((change > 0).sum())
-    if both["score"].isin((0, 1)).all() and both["score_full"].isin((0, 1)).all():
-        return Difference(mean, low, high, mcnemar(gained, lost), lost, gained)
-    sums, counts = clusters(difference)
-    rng = np.random.default_rng(SEED)
-    size = len(sums)
-    means = []
-    for _ in range(TEST_RESAMPLES // 500):  # in batches, for memory
-        drawn = rng.multinomial(size, np.full(size, 1 / size), size=500)
-        means.append(average(drawn @ sums, drawn @ counts))
-    resampled = np.concatenate(means)
-    beyond = min((resampled <= 0).mean(), (resampled >= 0).mean())
-    return Difference(mean, low, high, float(min(1.0, 2 * max(beyond, 1 / TEST_RESAMPLES))), lost, gained)
+    right_or_wrong = both["score"].isin((0, 1)).all() and both["score_full"].isin((0, 1)).all()
+    if right_or_wrong and not both["image_id"][change != 0].duplicated().any():
+        p = mcnemar(gained, lost)
+    else:
+        sums, counts = clusters(difference)
+        p = sign_flip((sums / counts.sum(axis=0)).sum(axis=1))
+    return Difference(mean, low, high, p, lost, gained)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return McNemar's exact p: under no difference, gains and losses are as likely as heads and tails."""
+    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def sign_flip(changes: NDArray[np.float64]) -> float:
+    """Return the p of no difference from what each image [C] changes: each sign would be as likely as the other.
+
+    By FLIPS random draws; where none is as extreme, the normal approximation's p, if it is smaller than they can tell.
+    """
+    moved = changes[changes != 0]
+    if not len(moved):
+        return 1.0
+    found = abs(moved.sum())
+    extreme = int((np.abs(_signs(1 << (len(moved) - 1).bit_length())[:, : len(moved)] @ moved) >= found - 1e-12).sum())
+    if extreme:
+        return (extreme + 1) / (FLIPS + 1)
+    return min(1 / FLIPS, 2 * float(norm.sf(found / np.sqrt((moved**2).sum()))))
+
+
+@lru_cache(maxsize=4)
+def _signs(images: int) -> NDArray[np.float64]:
+    return np.random.default_rng(SEED).choice((-1.0, 1.0), (FLIPS, images))
 
 
 def detectable(difference: Difference) -> float:
@@ -117,11 +137,6 @@ def detectable(difference: Difference) -> float:
     """
     error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
     return float((norm.ppf(0.975) + norm.ppf(0.8)) * error)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Return McNemar's exact p: under no difference, gains and losses are as likely as heads and tails."""
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
 def distinguishable(p_values: Sequence[float]) -> list[bool]:

@@ -148,12 +148,11 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         return NOT_MEASURED if median is None else f"{median:.1f} ({low:.1f}–{high:.1f})"
 
     pruner = of("latency", "pruner_ms", "median")
-    on_cuda = any((record["memory"] or {}).get("reserved_bytes") for row in results.rows for record in row.records)
-    cuda = {
-        f"peak GB {kind}": of("memory", f"{key}_bytes", divisor=1e9, digits=2)
-        for kind, key in (("allocated", "peak"), ("reserved", "reserved"))
-        if on_cuda
-    }
+    memories = [record["memory"] or {} for row in results.rows for record in row.records]
+    kinds = sorted({memory["peak_kind"] for memory in memories if memory.get("peak_kind")})
+    peaks = {f"peak GB ({', '.join(kinds)})": of("memory", "peak_bytes", divisor=1e9, digits=2)} if kinds else {}
+    if any(memory.get("reserved_bytes") for memory in memories):
+        peaks["peak GB (CUDA reserved)"] = of("memory", "reserved_bytes", divisor=1e9, digits=2)
     columns: dict[str, dict[str, Callable[[int], str]]] = {
         "accuracy": {
             **{
@@ -171,7 +170,7 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
             "of it pruner": lambda index: "" if results.rows[index].method == "full" else pruner(index),
             "decode ms": of("latency", "decode_ms", "median"),
         },
-        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)} | cuda,
+        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)} | peaks,
         "tokens": {"tokens into LLM / mean": tokens},
     }
     return {head: cell for measure, found in columns.items() if results.asks(measure) for head, cell in found.items()}

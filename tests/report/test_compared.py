@@ -58,6 +58,16 @@ def test_holms_correction_is_over_both_kinds_of_comparison():
     assert 1 in compared(FULL, lossy, GOOD, NEAR, row("tome", list(GOOD.samples.score))).same
 
 
+def test_equal_methods_are_rarely_called_worse_than_the_best_of_them():
+    rng = np.random.default_rng(0)
+    reports = 0
+    for _ in range(60):
+        rows = [row(f"m{i}", list((rng.random(120) < 0.6).astype(float))) for i in range(8)]
+        found = compared(*rows)
+        reports += len(found.tied) < len(found.from_best)
+    assert reports / 60 <= 0.1
+
+
 def test_budgets_models_and_settings_have_a_best_of_their_own():
     small, other = row("topk", [1.0] * 40, tokens=16), row("topk", [1.0] * 40, seed=1)
     found = compared(FULL, GOOD, POOR, small, other)
