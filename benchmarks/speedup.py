@@ -101,7 +101,7 @@ def flops(config: LlavaConfig, tokens: TokensPerLayer, text_tokens: int) -> int:
 def prefills(model: Any, text_tokens: int, variants: list[Variant], *, warmup: int, repeats: int) -> list[float]:
     """Time every variant, and its replay, once a round; return the full model's milliseconds, one a round.
 
-    A round's order is the reverse of the last one's.
+    A round's order, the full model's place in it too, is the reverse of the last one's: drift loads no side.
     """
     inputs, encoder, words = prompt(model, text_tokens), text_encoder(model), tokenizer()
 
@@ -117,12 +117,15 @@ def prefills(model: Any, text_tokens: int, variants: list[Variant], *, warmup: i
         noted = recorded(each.method)
         each.tokens[:] = [run(noted)[1]]
         replays.append(noted.replay())
-    full_ms = []
+    full_ms, pairs = [], list(zip(variants, replays, strict=True))
     for turn in range(-warmup, repeats):
-        full, _ = timed_prompt(model, inputs)
-        if turn >= 0:
-            full_ms.append(full)
-        for each, replay in list(zip(variants, replays, strict=True))[:: -1 if turn % 2 else 1]:
+        for pair in [None, *pairs][:: -1 if turn % 2 else 1]:
+            if pair is None:
+                full, _ = timed_prompt(model, inputs)
+                if turn >= 0:
+                    full_ms.append(full)
+                continue
+            each, replay = pair
             method_ms, tokens = run(each.method)
             replay_ms, again = run(replay)
             assert [tokens] == [again] == each.tokens
@@ -191,8 +194,9 @@ def benchmark(
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return the table's lines, headings first; times and ratios are medians."""
+    """Return the table's lines, headings first; times and ratios are medians; alone: the device to itself."""
     found = [list(HEADINGS)]
+    to_itself = ", alone" if result["settings"]["exclusive"] else ", not alone"
     for each in result["rows"]:
         counted = [f"{key}={value}" for key, value in each["parameters"].items() if key != "tokens"]
         realised = each["realised"]
@@ -206,10 +210,10 @@ def table(result: dict[str, Any]) -> list[list[str]]:
                 f"{each['speedup']['median']:.2f}",
                 f"{each['ideal']:.2f}",
                 f"{realised['median']:.3f}",
-                f"{realised['q25']:.3f} to {realised['q75']:.3f}",
+                f"{realised['q25']:.3f} to {realised['q75']:.3f}, n={len(realised['raw'])}",
                 f"{each['realised_without_pruner']['median']:.3f}",
                 f"{each['pruner_share']['median']:.1%}",
-                "held" if each["held"] else "not held",
+                ("held" if each["held"] else "not held") + to_itself,
             ]
         )
     return found
