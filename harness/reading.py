@@ -49,6 +49,24 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
+def read_pairs(place: str, pairs: Iterable[str], *, not_pairs: str) -> dict[str, Any]:
+    """Return key=value pairs of a command line, the values read as YAML.
+
+    place: whose keys they are; not_pairs: what to say where one is no pair or a key is there twice.
+    Errors: VtbenchError.
+    """
+    read: dict[str, Any] = {}
+    for pair in pairs:
+        key, is_pair, value = pair.partition("=")
+        if not is_pair or key in read:
+            raise VtbenchError(not_pairs)
+        try:
+            read[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise VtbenchError(f"{place}.{key}: {value!r} cannot be read") from None
+    return read
+
+
 def suggest(given: object, known: Iterable[str]) -> str:
     """Return what is allowed, and what was probably meant."""
     known = list(known)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from harness.errors import VtbenchError
+from harness.reading import read_pairs
 from harness.report.results import Results, Row
 from harness.report.statistics import Interval, interval, paired
 
@@ -18,12 +18,8 @@ def chosen(results: Results, text: str) -> Row:
     Errors: VtbenchError when there is none, or several, with what would tell them apart.
     """
     name, _, given = text.partition(":")
-    wanted: dict[str, Any] = {}
-    for pair in given.split(",") if given else []:
-        key, is_pair, value = pair.partition("=")
-        if not is_pair:
-            raise VtbenchError(f"{text!r} is not possible; it should be name or name:key=value,key=value")
-        wanted[key] = yaml.safe_load(value)
+    wrong = f"{text!r} is not possible; it should be name or name:key=value,key=value, each key once"
+    wanted = read_pairs(name, given.split(",") if given else (), not_pairs=wrong)
     named = [row for row in results.rows if row.method == name]
     found = [row for row in named if all(_known(row).get(key, ...) == value for key, value in wanted.items())]
     if len(found) == 1:

@@ -47,7 +47,13 @@ def test_a_row_is_named_by_what_tells_it_apart():
         ("topk:tokens=32", "'topk:tokens=32' names none of mine; say which with tokens=64|16"),
         ("tome", "'tome': mine has no tome; allowed are full, topk, ivtp"),
         ("ivtp:group=2", "'ivtp:group=2' names none of mine; say which with its parameters"),
-        ("topk:16", "'topk:16' is not possible; it should be name or name:key=value,key=value"),
+        ("topk:16", "'topk:16' is not possible; it should be name or name:key=value,key=value, each key once"),
+        (
+            "topk:tokens=64,tokens=16",
+            "'topk:tokens=64,tokens=16' is not possible; it should be name or name:key=value,key=value, each key once",
+        ),
+        ("topk:tokens=[", "topk.tokens: '[' cannot be read"),
+        ("topk:tokens=2024-13-45", "topk.tokens: '2024-13-45' cannot be read"),
     ],
 )
 def test_a_row_that_is_not_there_is_told_with_what_is(text, message):
