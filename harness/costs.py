@@ -1,7 +1,7 @@
 """What a prompt with one image costs by a method's schedule. No weights, nothing runs: `vtbench flops`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +129,19 @@ def _asked(name: str, given: Iterable[str], tokens: int | None, shape: Shape) ->
     if tokens is not None and not 1 <= tokens <= shape.patches:
         raise VtbenchError(f"--tokens: {tokens} is not possible; allowed are 1 to {shape.patches}")
     pairs = tuple(given)
+    if tokens is not None and name in METHODS and "tokens" not in {field.name for field in fields(METHODS[name])}:
+        raise VtbenchError(f"--tokens: {name} has no budget; leave it out")
+    if tokens is not None and any(pair.partition("=")[0] == "tokens" for pair in pairs):
+        raise VtbenchError("--tokens: is there beside --set tokens; allowed is one of the two")
     wrong = f"--set: {', '.join(pairs)} is not possible; it should be key=value, each key once"
     return method_of(name, pairs, tokens, shape, not_pairs=wrong)
 
 
-def check_text(model: str, text_tokens: int, most: int) -> None:
+def check_text(model: str, text_tokens: int, most: int, *, place: str = "--text-tokens") -> None:
     """Refuse a text for which there are no positions beside the unpruned image. Errors: VtbenchError."""
     if not BEFORE_IMAGE < text_tokens <= most:
         raise VtbenchError(
-            f"--text-tokens: {text_tokens} is not possible; allowed are {BEFORE_IMAGE + 1} to {most}, "
+            f"{place}: {text_tokens} is not possible; allowed are {BEFORE_IMAGE + 1} to {most}, "
             f"for which {model} has positions beside the image"
         )
 

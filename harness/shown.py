@@ -1,8 +1,8 @@
 """What a sweep file says of its report, beside its trials; `vtbench run` leaves it with the results as sweep.json."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Convention = Literal["flops", "macs", "ivtp", "lvpruning", "fastv", "sparsevlm"]
 
@@ -11,10 +11,24 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _setting(value: object) -> object:
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not possible; it should be a number or a word")
+    return value
+
+
+def _row(entry: object) -> object:
+    one = isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict | None)
+    if not isinstance(entry, str) and not one:
+        raise ValueError(f"{entry!r} is not possible; it should be a name, or {{name: {{parameter: value}}}}")
+    return entry
+
+
 class Unreproduced(_Frozen):
     """Printed figures that no sane reading gives: those with all of these settings, and why."""
 
-    where: dict[str, int | str] = Field(min_length=1)  # by table, row, metric, or a key of the printed setting
+    # by table, row, metric, or a key of the printed setting
+    where: dict[str, Annotated[Any, AfterValidator(_setting)]] = Field(min_length=1)
     reason: str = Field(min_length=1)
 
 
@@ -23,7 +37,7 @@ class Published(_Frozen):
 
     paper: str
     tables: tuple[str, ...] = Field(min_length=1)
-    rows: dict[str, str | dict[str, dict[str, Any] | None]]  # the paper's name: a method, {method: {parameter: value}}
+    rows: dict[str, Annotated[Any, AfterValidator(_row)]]  # the paper's name: a method, {method: {parameter: value}}
     missing: dict[str, str] = {}  # rows that vtbench has not, and why
     unreproduced: tuple[Unreproduced, ...] = ()
 

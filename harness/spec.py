@@ -7,17 +7,20 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from harness.errors import VtbenchError
 from harness.fingerprint import fingerprint
+from harness.method_axes import Axis, MethodAxes, as_axis, check_one, method_axes, named
+from harness.papers import printed
 from harness.pocket import WEIGHTS
-from harness.reading import explain, explain_value, read_mapping, suggest
+from harness.reading import explain, read_mapping
 from harness.shown import Convention, Published, Shown, Unreproduced
 from methods import METHODS
 from methods.interface import Method
@@ -32,21 +35,7 @@ Measure = Literal["accuracy", "flops", "latency", "memory", "tokens"]
 MEASURES: tuple[Measure, ...] = ("accuracy", "flops", "latency", "memory", "tokens")
 COUNTED: tuple[Measure, ...] = ("flops", "memory", "tokens")  # what a model without weights gives
 
-
-def _as_axis(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{value!r} is there twice")
-    return values
-
-
-T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1)]
-Axis = Annotated[tuple[T, ...], BeforeValidator(_as_axis), Field(min_length=1), AfterValidator(_distinct)]
 
 
 class _Frozen(BaseModel):
@@ -116,7 +105,7 @@ class Axes(_Frozen):
     model: Axis[Name]
     tasks: Axis[Name] | None = None
     text_tokens: Axis[Annotated[int, Field(ge=2)]] | None = None
-    methods: Annotated[tuple[Any, ...], BeforeValidator(_as_axis), Field(min_length=1)]
+    methods: Annotated[tuple[Any, ...], BeforeValidator(as_axis), Field(min_length=1)]
     tokens: Axis[Annotated[int, Field(ge=1)]] | None = None
     limit: Axis[Annotated[int, Field(ge=1)] | None] = (None,)
     seed: Axis[Annotated[int, Field(ge=0)]] = (0,)
@@ -135,30 +124,6 @@ class Axes(_Frozen):
     def shown(self) -> Shown:
         """What the report shows besides the trials."""
         return Shown(description=self.description, convention=self.convention, published=self.published)
-
-
-class MethodAxes(NamedTuple):
-    """A method with the values of each of its parameters, and where the file says so."""
-
-    place: str
-    name: str
-    values: dict[str, tuple[Any, ...]]
-
-    def parameters(self) -> Iterator[dict[str, Any]]:
-        """Yield every combination, defaults filled in. Errors: VtbenchError for values that the method refuses."""
-        for combination in product(*self.values.values()):
-            with self.blame():
-                yield asdict(METHODS[self.name](**dict(zip(self.values, combination, strict=True))))
-
-    @contextmanager
-    def blame(self) -> Iterator[None]:
-        """Turn a method's ValueError, which starts with a parameter's name, into one that says where in the file."""
-        try:
-            yield
-        except ValueError as error:
-            parameter, _, rest = str(error).partition(": ")
-            known = rest and parameter in {field.name for field in fields(METHODS[self.name])}
-            raise VtbenchError(f"{self.place}{'.' if known else ': '}{error}") from None
 
 
 class Sweep(NamedTuple):
@@ -224,7 +189,7 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         inner = {"resources": Resources, "published": Unreproduced if "unreproduced" in first["loc"] else Published}
         known = inner.get(str(first["loc"][0]), Axes).model_fields if len(first["loc"]) > 1 else Axes.model_fields
-        raise VtbenchError(f"{path}:{_key(first['loc'], raw)}: {explain(first, known)}") from None
+        raise VtbenchError(f"{path}:{_key(first, raw)}: {explain(first, known)}") from None
     if axes.tasks and axes.text_tokens:
         raise VtbenchError(f"{path}:text_tokens: is there beside tasks; allowed is one of the two")
     if not axes.tasks and not axes.text_tokens:
@@ -235,8 +200,14 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
     methods = []
     for index, entry in enumerate(axes.methods):
         place = f"{path}:methods" + (f"[{index}]" if isinstance(raw["methods"], list) else "")
-        methods.append(method_axes(place, entry, axes.tokens))
+        method, given = named(place, entry)
+        methods.append(method_axes(f"{place}.{method}", method, given, axes.tokens))
         list(methods[-1].parameters())
+    if axes.published:
+        if not axes.text_tokens:
+            raise VtbenchError(f"{path}:published: is there without text_tokens, for which papers print costs")
+        for row, entry in axes.published.rows.items():
+            check_one(f"{path}:published.rows.{row}", entry)
     return Sweep(path, name, axes, tuple(methods))
 
 
@@ -245,17 +216,27 @@ def check(sweep: Sweep) -> None:
 
     Reads no weights. Errors: VtbenchError.
     """
-    from harness.model.load import shape_of
+    from harness.costs import check_text
+    from harness.model.anatomy import shape_of_config
+    from harness.model.load import RANDOM, config_of
     from harness.model.shapes import LLAVA
 
     axes, shapes = sweep.axes, {}
+    if axes.published:
+        with _blame(f"{sweep.path}:"):
+            printed(axes.published)
     for model in axes.model:
-        with _blame(f"{sweep.path}:model"):
-            shapes[model] = shape_of(model, trust_remote_code=axes.trust_remote_code)
-            if model in LLAVA and axes.tasks:
+        with _blame(f"{sweep.path}:model: "):
+            config: Any = config_of(model, trust_remote_code=axes.trust_remote_code)
+            shapes[model] = shape_of_config(config)
+            if axes.tasks and (model in LLAVA or (model in RANDOM and model != "random:pocket")):
                 raise VtbenchError(
-                    f"{model!r} has no weights to answer tasks with; allowed is text_tokens instead of tasks"
+                    f"{model!r} has no {'weights' if model in LLAVA else 'tokenizer'} to answer tasks with; "
+                    "allowed is text_tokens instead of tasks"
                 )
+        for text_tokens in axes.text_tokens or ():
+            most = config.text_config.max_position_embeddings - shapes[model].patches
+            check_text(model, text_tokens, most, place=f"{sweep.path}:text_tokens")
         allowed = measurable(model, axes.tasks[0] if axes.tasks else None)
         for measure in axes.measure or ():
             if measure not in allowed:
@@ -267,7 +248,7 @@ def check(sweep: Sweep) -> None:
         if not _is_own(task):
             from harness.lmms.tasks import manager_for
 
-            with _blame(f"{sweep.path}:tasks"):
+            with _blame(f"{sweep.path}:tasks: "):
                 manager_for(task)
     for method, trial in sweep.cells():
         with method.blame():
@@ -288,63 +269,22 @@ def _blame(place: str) -> Iterator[None]:
     try:
         yield
     except VtbenchError as error:
-        raise VtbenchError(f"{place}: {error}") from None
+        raise VtbenchError(f"{place}{error}") from None
 
 
-def _key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
-    """Write pydantic's location as the file has it, without the list that a scalar was taken for."""
+def _key(error: ErrorDetails, raw: dict[str, Any]) -> str:
+    """Write pydantic's location as the file has it, without the list that a scalar was taken for, and its own marks."""
+    location = error["loc"]
     key = str(location[0])
     value = raw.get(key)
     for step in location[1:]:
         if isinstance(value, list) and isinstance(step, int):
             key += f"[{step}]"
             value = value[step]
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and (step in value or error["type"] == "missing"):
             key += f".{step}"
             value = value.get(step)
     return key
-
-
-def method_axes(place: str, entry: object, tokens: tuple[int, ...] | None) -> MethodAxes:
-    """Read one entry of `methods`; `tokens` is for a method with a budget that it does not set itself.
-
-    Errors: VtbenchError for an unknown method, parameter or value.
-    """
-    if isinstance(entry, str):
-        entry = {entry: None}
-    if not isinstance(entry, dict) or len(entry) != 1:
-        wanted = "a name, or {name: {parameter: values}}"
-        raise VtbenchError(f"{place}: {entry!r} is not possible; it should be {wanted}")
-    name, given = next(iter(entry.items()))
-    if name not in METHODS:
-        raise VtbenchError(f"{place}: {name!r} is not a method; {suggest(name, METHODS)}")
-    place = f"{place}.{name}"
-    given = {} if given is None else given
-    known = {field.name: field for field in fields(METHODS[name])}
-    if not isinstance(given, dict):
-        raise VtbenchError(f"{place}: {given!r} is not possible; it should be a mapping of {', '.join(known)}")
-    for parameter in given:
-        if parameter not in known:
-            raise VtbenchError(f"{place}.{parameter}: is not a parameter; {suggest(parameter, known)}")
-    if "tokens" in known and tokens is not None:
-        given = {"tokens": list(tokens)} | given
-    for field in known.values():
-        if field.name not in given and field.default is MISSING:
-            raise VtbenchError(f"{place}.{field.name}: is missing")
-    types = get_type_hints(METHODS[name])
-    return MethodAxes(
-        place,
-        name,
-        {parameter: _values(f"{place}.{parameter}", types[parameter], given[parameter]) for parameter in given},
-    )
-
-
-def _values(place: str, kind: Any, given: object) -> tuple[Any, ...]:
-    try:
-        axis: tuple[Any, ...] = TypeAdapter(Axis[kind]).validate_python(given, strict=True)
-    except ValidationError as error:
-        raise VtbenchError(f"{place}: {explain_value(error.errors())}") from None
-    return axis
 
 
 def _is_own(task: str) -> bool:

@@ -10,7 +10,7 @@ from harness.store import Store
 from methods.interface import Cut, Shape, Stage
 from methods.reduce import keep_all
 
-GOOD = "model: random:llava-1.5-7b\ntasks: pocketvqa\nmethods: [full, {pooling: {tokens: [16, 64]}}]\n"
+GOOD = "model: random:pocket\ntasks: pocketvqa\nmethods: [full, {pooling: {tokens: [16, 64]}}]\n"
 
 
 def vtbench(monkeypatch, *arguments: object) -> int:
@@ -41,7 +41,10 @@ def file(tmp_path) -> Path:
         (GOOD + "dtype: float\n", ":dtype: 'float' is not possible; did you mean float32? allowed are float32"),
         (GOOD + "limit: []\n", ":limit: is empty"),
         (GOOD.replace("16", "50"), ":methods[1].pooling.tokens: 50 is not possible, pooling needs a square"),
-        (GOOD.replace("1.5", "1.6"), ":model: 'random:llava-1.6-7b' is not a model; did you mean random:llava-1.5-7b?"),
+        (
+            GOOD.replace("random:pocket", "random:pokcet"),
+            ":model: 'random:pokcet' is not a model; did you mean random:pocket?",
+        ),
         (GOOD.replace("vqa", "vqq"), ":tasks: 'pocketvqq' is not a task; did you mean pocketvqa"),
     ],
 )
@@ -83,9 +86,9 @@ def test_a_dry_run_tells_ids_schedules_and_what_is_done(tmp_path, file, monkeypa
     assert head == "x: 3 trials, 1 done, 2 to run"
     assert names.split("  ")[0] == "id"
     assert [row.split() for row in rows] == [
-        [full.id, "done", "random:llava-1.5-7b", "full", "on", "pocketvqa", "576×23", "576×32"],
-        [small.id, "failed", "random:llava-1.5-7b", "pooling", "16", "on", "pocketvqa", "576×23", "16×32"],
-        [large.id, "waiting", "random:llava-1.5-7b", "pooling", "64", "on", "pocketvqa", "576×23", "64×32"],
+        [full.id, "done", "random:pocket", "full", "on", "pocketvqa", "576×8", "576×6"],
+        [small.id, "failed", "random:pocket", "pooling", "16", "on", "pocketvqa", "576×8", "16×6"],
+        [large.id, "waiting", "random:pocket", "pooling", "64", "on", "pocketvqa", "576×8", "64×6"],
     ]
     assert vtbench(monkeypatch, "run", file, "--dry-run", "--limit", 3, "--out", tmp_path / "results") == 0
     assert capsys.readouterr().out.startswith("x: 3 trials, 0 done, 3 to run\n")
@@ -112,8 +115,8 @@ def test_a_dry_run_marks_upper_bounds_from_the_first_adaptive_cut_on(tmp_path, f
     file.write_text(GOOD.replace("{pooling: {tokens: [16, 64]}}", "{prumerge: {tokens: [null, 36]}}"))
     assert vtbench(monkeypatch, "run", file, "--dry-run", "--out", tmp_path / "results") == 0
     *_, adaptive, fixed = capsys.readouterr().out.splitlines()
-    assert adaptive.endswith("prumerge adaptive on pocketvqa  576×23                  ≤145×32")
-    assert fixed.split()[-2:] == ["576×23", "36×32"]
+    assert adaptive.endswith("prumerge adaptive on pocketvqa  576×8                   ≤145×6")
+    assert fixed.split()[-2:] == ["576×8", "36×6"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from methods.schedule import tokens_per_layer
 from tests.metrics.shapes import FULL_7B, FULL_13B
 
 LLAVA_7B = Shape(patches=576, vit_layers=23, llm_layers=32)
-BUDGET = {"pooling": 64, "downsample": 64, "pyramiddrop": 192, "lvpruning": None}
+BUDGET = {"full": None, "pooling": 64, "downsample": 64, "pyramiddrop": 192, "lvpruning": None}
 
 
 @pytest.mark.parametrize("name", METHODS)

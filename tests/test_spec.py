@@ -10,7 +10,7 @@ from harness.shown import Convention
 from harness.spec import load_sweep
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
-BASE = "model: random:llava-1.5-7b\ntasks: pocketvqa\n"
+BASE = "model: random:pocket\ntasks: pocketvqa\n"
 
 
 def sweep(tmp_path: Path, text: str, **options: int) -> spec.Sweep:
@@ -78,7 +78,7 @@ def test_the_id_is_stable(tmp_path):
     trial = only(tmp_path, "methods: [{topk: {tokens: 64}}]\n")
     expected = (
         '{"attention":"sdpa","batch_size":8,"compile":false,"content":{},"dtype":"float32","limit":null,'
-        '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:llava-1.5-7b",'
+        '"measure":["accuracy","flops","latency","memory","tokens"],"method":"topk","model":"random:pocket",'
         '"parameters":{"positions":"original","tokens":64},"protocol":3,"seed":0,"task":"gqa","text_encoder":null,'
         '"text_tokens":null,"trust_remote_code":false}'
     )
@@ -211,9 +211,6 @@ WRONG = {
     BASE + "methods: full\ntext_tokens: 64\n": "text_tokens: is there beside tasks; allowed is one of the two",
     "model: pocket\nmethods: full\n": "tasks: is missing; a sweep of costs alone has text_tokens instead",
     COSTS + "methods: full\nconvention: mac\n": "convention: 'mac' is not possible; did you mean macs?",
-    COSTS + "methods: full\npublished: {papr: x}\n": "published.papr: is not a key; did you mean paper?",
-    COSTS + "methods: full\npublished: {paper: a, tables: [b], rows: {}, unreproduced: [{whre: 1}]}\n": "published."
-    "unreproduced[0].whre: is not a key; did you mean where?",
     BASE + "methods: full\nname: ../x\n": "name: '../x' is not possible; it names a folder, so no slashes",
 }
 
@@ -259,6 +256,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
         (
             COSTS + "methods: prumerge\n",
             "methods.prumerge: adapts to the image, so it must run to be counted; allowed are models with weights",
+        ),
+        (
+            "model: random:llava-1.5-13b\ntasks: pocketvqa\nmethods: full\n",
+            "model: 'random:llava-1.5-13b' has no tokenizer to answer tasks with; allowed is text_tokens instead of",
+        ),
+        (
+            COSTS.replace("64", "[64, 3521]") + "methods: full\n",
+            "text_tokens: 3521 is not possible; allowed are 2 to 3520, for which llava-1.5-7b has positions beside",
         ),
         (BASE + "tokens: 577\nmethods: topk\n", "methods.topk.tokens: 577 is not possible; allowed are 1 to 576"),
         ("model: pokcet\ntasks: pocketvqa\nmethods: full\n", "model: 'pokcet' is not a model; did you mean pocket?"),

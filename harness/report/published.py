@@ -4,27 +4,16 @@ A sweep file's `published` names the paper's tables and says which of its rows i
 is the record's number under the report's convention. `results/published/papers.csv` has what the papers print.
 """
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from harness.errors import VtbenchError
+from harness.papers import PARTS, Figure, printed
 from harness.report.results import Results, Row
 from harness.report.tables import NOT_MEASURED, table, text
 from harness.shown import Published
 
-PAPERS = Path(__file__).parents[2] / "results" / "published" / "papers.csv"
 CLOSE = 0.02
-# A printed metric: the parts of a convention that add up to it.
-PARTS = {
-    "tflops": ("vision", "projector", "decoder_linear", "decoder_attention", "lm_head", "extra"),
-    "tflops_vit": ("vision",),
-    "tflops_llm": ("decoder_linear", "decoder_attention", "lm_head"),
-    "tflops_extra": ("extra",),
-}
 HEADS = {"tflops": "TFLOPs", "tflops_vit": "ViT", "tflops_llm": "LLM", "tflops_extra": "extra"}
 UNREPRODUCED = "†"
 
@@ -52,53 +41,36 @@ class Cell(NamedTuple):
 def published_tables(results: Results, published: Published, convention: str) -> str:
     """Return every printed table with ours, and how many of its figures are within 2 %. Errors: VtbenchError."""
     parts = []
-    for number in published.tables:
-        cells = list(_cells(results, published, number, convention))
+    for number, figures in printed(published).items():
+        cells = list(_cells(results, published, figures, convention))
         parts.append(f"### {text(published.paper)}, Table {text(number)}\n\n{_table(cells)}\n{_verdict(cells)}")
     return "\n".join(parts)
 
 
-def _cells(results: Results, published: Published, number: str, convention: str) -> Iterator[Cell]:
-    papers = pd.read_csv(PAPERS, dtype=str, keep_default_na=False)
-    printed = papers[(papers.paper == published.paper) & (papers.table == number) & papers.metric.isin(PARTS)]
-    if printed.empty:
-        raise VtbenchError(f"published: {published.paper} has no costs in table {number!r} of {PAPERS}")
-    for each in printed.to_dict(orient="records"):
-        row, metric = each["method"], each["metric"]
-        setting = dict(re.findall(r"(\w+)=([\w.]+)", f"{each['setting']},{each['note']}"))
-        told = setting | {"table": number, "row": row, "metric": metric}
-        reason = next(
-            (
-                entry.reason
-                for entry in published.unreproduced
-                if all(told.get(key) == str(value) for key, value in entry.where.items())
-            ),
-            None,
-        )
-        text_tokens = [f"text_tokens {setting['text_tokens']}"] if "text_tokens" in setting else []
-        place = row, ", ".join([*text_tokens, HEADS[metric]]), float(each["value"])
-        if row in published.missing:
-            yield Cell(*place, None, published.missing[row])
-        elif row in published.rows:
-            ours = _ours(results, published.rows[row], each["model"], setting)
-            yield Cell(*place, _sum(ours, metric, convention), reason)
+def _cells(results: Results, published: Published, figures: list[Figure], convention: str) -> Iterator[Cell]:
+    for figure in figures:
+        reason = next((entry.reason for entry in published.unreproduced if figure.fits(entry.where)), None)
+        length = figure.setting.get("text_tokens")
+        column = HEADS[figure.metric] if length is None else f"text_tokens {length}, {HEADS[figure.metric]}"
+        if figure.row in published.missing:
+            yield Cell(figure.row, column, figure.value, None, published.missing[figure.row])
         else:
-            raise VtbenchError(f"published: row {row!r} of table {number} is in neither rows nor missing")
+            row = _ours(results, published.rows[figure.row], figure)
+            ours = _sum(row, figure.metric, convention)
+            yield Cell(figure.row, column, figure.value, ours, None if ours is None else reason)
 
 
-def _ours(
-    results: Results, entry: str | dict[str, dict[str, Any] | None], model: str, setting: dict[str, str]
-) -> Row | None:
+def _ours(results: Results, entry: str | dict[str, dict[str, Any] | None], figure: Figure) -> Row | None:
     """Return the row of this method and setting, None where it is not done. Errors: VtbenchError for several."""
     method, parameters = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
 
     def fits(row: Row) -> bool:
-        known = {key: value for key, value in (row.setting | row.parameters).items() if value is not None}
+        known = row.setting | {key: value for key, value in row.parameters.items() if value is not None}
         return (
             row.method == method
-            and row.model.removeprefix("random:") == model
+            and row.model.removeprefix("random:") == figure.model
             and all(known.get(key) == value for key, value in (parameters or {}).items())
-            and all(str(known[key]) == value for key, value in setting.items() if key in known)
+            and all(str(known[key]) == value for key, value in figure.setting.items() if key in known)
         )
 
     found = [row for row in results.rows if fits(row)]

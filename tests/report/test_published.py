@@ -1,12 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness import report
+from harness import papers, report
 from harness.errors import VtbenchError
-from harness.report import published
 from harness.shown import Published, Shown
 
 PRINTED = """paper,table,model,method,setting,metric,value,note
@@ -22,7 +22,9 @@ ivtp,9,llava-1.5-7b,IVTP,tokens=64,tflops_llm,7.0,"text_tokens=512, batch=1"
 ROWS = {"LLaVA": "full", "IVTP": {"ivtp": {"group": 3}}}
 
 
-def add(folder: Path, name: str, method: str, parameters: dict, text_tokens: int, vision: float, llm: float) -> None:
+def add(
+    folder: Path, name: str, method: str, parameters: dict, text_tokens: int | None, vision: float, llm: float
+) -> None:
     trial = {
         "model": "llava-1.5-7b",
         "task": None,
@@ -54,9 +56,9 @@ def add(folder: Path, name: str, method: str, parameters: dict, text_tokens: int
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    papers = tmp_path / "papers.csv"
-    papers.write_text(PRINTED)
-    monkeypatch.setattr(published, "PAPERS", papers)
+    file = tmp_path / "papers.csv"
+    file.write_text(PRINTED)
+    monkeypatch.setattr(papers, "PAPERS", file)
     folder = tmp_path / "results" / "mine"
     add(folder, "a", "full", {}, 128, 1.0, 9.1)
     add(folder, "b", "full", {}, 512, 1.0, 18.0)
@@ -97,6 +99,20 @@ def test_what_cannot_be_had_has_its_reason_and_only_where_it_is_off(folder, tmp_
     assert "†" not in written(folder, tmp_path, unreproduced=(at_128,))
 
 
+def test_a_row_that_did_not_run_is_not_missing_because_its_figure_is_odd(folder, tmp_path):
+    odd = {"where": {"row": "IVTP", "text_tokens": 128}, "reason": "odd"}
+    markdown = written(folder, tmp_path, unreproduced=(odd,))
+    assert line(markdown, "IVTP")[1] == "4 / not measured"
+    assert "IVTP: not measured." in markdown and "odd" not in markdown
+
+
+def test_a_trial_without_text_tokens_is_no_printed_length(folder, tmp_path):
+    for name in "ab":
+        shutil.rmtree(folder / name)
+    add(folder, "e", "full", {}, None, 1.0, 9.1)
+    assert line(written(folder, tmp_path), "LLaVA")[1:] == ["10 / not measured", "20 / not measured"]
+
+
 def test_parts_are_compared_with_parts(folder, tmp_path):
     markdown = written(folder, tmp_path, tables=("9",))
     assert line(markdown, "IVTP")[1:] == ["0.2 / 0.198 (−1.0 %)", "7 / 7.800 (+11.4 %) **off**"]
@@ -105,8 +121,8 @@ def test_parts_are_compared_with_parts(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tables": ("7",)}, "published: ivtp has no costs in table '7' of "),
-        ({"missing": {}}, "published: row 'Honeybee' of table 3 is in neither rows nor missing"),
+        ({"tables": ("7",)}, "published.tables: ivtp has no costs in table '7'; allowed are 3, 9"),
+        ({"missing": {}}, "published.rows: row 'Honeybee' of table 3 is in neither rows nor missing"),
         (
             {"rows": ROWS | {"IVTP": "ivtp"}},
             "published: 'ivtp' fits 2 rows of the sweep; name the parameters that differ",
@@ -136,7 +152,7 @@ def test_a_report_by_name_shows_what_the_run_left(folder, tmp_path):
 
 
 def test_the_printed_figures_are_read():
-    assert len(pd.read_csv(published.PAPERS)) == 825
+    assert len(pd.read_csv(papers.PAPERS)) == 825
 
 
 def test_a_sweep_json_that_is_broken_is_said(folder, tmp_path):
