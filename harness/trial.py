@@ -37,7 +37,6 @@ from methods.schedule import tokens_per_layer
 
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
-TEXT_TOKENS = 64  # of the prompt that stands in for a task's, where a model has no tokenizer
 
 
 class Warm:
@@ -108,7 +107,7 @@ def observed(trial: Trial, warm: Warm) -> Measured:
         loaded = warm.model(trial)
         method = trial.make_method()
         encoder = text_encoder(trial, loaded, method)
-        asks = trial.task is not None and loaded.processor
+        asks = trial.task is not None
         seen = ask(trial, loaded, method, warm.images) if asks else stand_in(trial, loaded, method, encoder)
         tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", loaded.shape.patches))
         flops = None
@@ -185,8 +184,8 @@ def stand_in(trial: Trial, loaded: Loaded, method: Method, encoder: TextEncoder 
     """Show the model a grey image and a question of so many tokens that says nothing, for its costs."""
     config, patches = loaded.model.config, loaded.shape.patches
     words = default_tokenizer(loaded.name)("what color is the small object?", add_special_tokens=False)["input_ids"]
-    wanted = trial.text_tokens or TEXT_TOKENS
-    text = (words * wanted)[:wanted]
+    assert trial.text_tokens is not None
+    text = (words * trial.text_tokens)[: trial.text_tokens]
     before, question = text[:BEFORE_IMAGE], text[BEFORE_IMAGE:]
     ids = torch.tensor([[*before, *[config.image_token_id] * patches, *question]])
     side = config.vision_config.image_size

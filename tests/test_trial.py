@@ -8,7 +8,7 @@ from harness.metrics import latency
 from harness.metrics.flops import count
 from harness.model.text import default_text_encoder, load_text_encoder
 from harness.spec import Trial, load_sweep
-from harness.trial import TEXT_TOKENS, Warm, run
+from harness.trial import Warm, run
 from methods import method
 from methods.interface import Shape
 from methods.schedule import tokens_per_layer
@@ -102,18 +102,20 @@ def test_what_was_not_asked_for_is_null(tmp_path, warm):
 
 def test_a_model_that_cannot_read_gives_its_costs(tmp_path, monkeypatch):
     loaded = Warm("cpu")
-    (trial,) = trials(tmp_path, "model: 'random:pocket'\nmethods: {fastv: {tokens: 64, budget: kept}}\n")
+    text = "model: 'random:pocket'\ntext_tokens: 40\nmethods: {fastv: {tokens: 64, budget: kept}}\n"
+    (trial,) = trials(tmp_path, text)
     loaded.model(trial)
     loaded._loaded = {key: _without_processor(model) for key, model in loaded._loaded.items()}
     result = run(trial, loaded)
     assert result.samples is None and result.record["scores"] is None
     assert result.record["tokens"]["llm"] == [576, 576, 64, 64, 64, 64]
-    assert result.record["flops"]["text_tokens"] == TEXT_TOKENS
+    assert result.record["flops"]["text_tokens"] == 40
 
 
 def test_a_stand_in_prompt_has_a_question_that_guidance_can_read(tmp_path):
     warm = Warm("cpu")
-    (trial,) = trials(tmp_path, "model: 'random:pocket'\nmethods: {ivtp: {tokens: 64}}\nmeasure: [tokens, flops]\n")
+    text = "model: 'random:pocket'\ntext_tokens: 64\nmethods: {ivtp: {tokens: 64}}\nmeasure: [tokens, flops]\n"
+    (trial,) = trials(tmp_path, text)
     warm.model(trial)
     warm._loaded = {key: _without_processor(model) for key, model in warm._loaded.items()}
     seen = []
