@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from harness.metrics.memory import memory, peak
 from harness.model.anatomy import shape_of_config
 from harness.model.attach import attach
 from harness.model.attention import FLASH, attentions
+from harness.model.guide import forget
 from harness.provenance import provenance
 from harness.store import write_json
 from methods import TRAINING_FREE
@@ -77,7 +79,7 @@ def cell(model: Any, name: str, tokens: int, *, warmup: int, repeats: int) -> di
             warmup=warmup,
             repeats=repeats,
             decoded=DECODED,
-            forget=encoder.encode.cache_clear if encoder else lambda: None,
+            forget=partial(forget, encoder),
         )
     return {
         "parameters": picked.parameters,

@@ -14,19 +14,20 @@ from methods.interface import Reading, Words
 
 Span = tuple[int, int]
 
+CONTEXT = 8  # tokens in front of one that may change how many characters it is
 
-@lru_cache(maxsize=4096)  # it is part of reading the prompt, which comes before what is timed
+
+@lru_cache(maxsize=4096)  # a task asks the same of many images; what is timed calls `forget` first
 def question(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[str, list[int], list[Span]]:
     """Return the question of a prompt, the indices of its tokens in `ids` and their character ranges in it.
 
     ids are a row's text tokens, without padding and image placeholders. The question is the last user turn: what stands
-    behind the last "USER:", if there is one, and before the last "ASSISTANT:" behind that. Ranges come from decoding
-    every prefix, which holds for any tokenizer whose decoded prefixes are prefixes of the whole; the pieces of one
-    character decode to several replacements until it is whole, so an end never goes beyond a later one.
+    behind the last "USER:", if there is one, and before the last "ASSISTANT:" behind that. Ranges come from decoding,
+    which holds for any tokenizer whose decoded prefixes are prefixes of the whole; the pieces of one character decode
+    to several replacements until it is whole, so an end never goes beyond a later one.
     """
-    prefixes = [str(tokenizer.decode(list(ids[: stop + 1]), skip_special_tokens=True)) for stop in range(len(ids))]
-    text = prefixes[-1] if prefixes else ""
-    ends = list(accumulate((len(prefix) for prefix in reversed(prefixes)), min))[::-1]
+    text = _decoded(tokenizer, ids)
+    ends = list(accumulate(reversed(_lengths(tokenizer, ids)), min, initial=len(text)))[:0:-1]
     turn = re.search(r"(?s:.*)USER\s*:", text)
     begin = turn.end() if turn else 0
     answer = re.search(r"(?s:.*)(ASSISTANT\s*:)", text[begin:])
@@ -40,6 +41,34 @@ def question(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> tuple[
             indices.append(index)
             spans.append((start - begin, stop - begin))
     return text[begin:end], indices, spans
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _lengths(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> list[int]:
+    """Return how many characters every prefix decodes to, in time linear in the ids.
+
+    What is decoded is the prefix's end. Its start moves on to where decoding from there on ends as before: neither
+    inside a character, nor where a tokenizer writes a first token in another way.
+    """
+    lengths, start, before = [], 0, 0  # before: characters in front of what is decoded
+    for stop in range(1, len(ids) + 1):
+        text = _decoded(tokenizer, ids[start:stop])
+        lengths.append(before + len(text))
+        if stop - start >= 2 * CONTEXT:
+            end = _decoded(tokenizer, ids[stop - CONTEXT : stop])
+            if end.strip() and "\N{REPLACEMENT CHARACTER}" not in end and text.endswith(end):
+                start, before = stop - CONTEXT, lengths[-1] - len(end)
+    return lengths
+
+
+def forget(encoder: TextEncoder | None) -> None:
+    """Drop what an earlier reading of a question would spare a later one; encoder: None where CLIP reads none."""
+    question.cache_clear()
+    if encoder is not None:
+        encoder.encode.cache_clear()
 
 
 class Asked(NamedTuple):

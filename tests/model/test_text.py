@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import VtbenchError
+from harness.model import guide
 from harness.model.attach import attach
-from harness.model.guide import question
+from harness.model.guide import forget, question
 from harness.model.text import (
     LLAVA_CLIP,
     RANDOM_CLIP,
@@ -90,6 +91,41 @@ def test_the_question_of_whole_words():
 )
 def test_a_prompt_without_turns_is_all_question(text, expected):
     assert question(TOKENIZER, tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"]))[0] == expected
+
+
+TOKENIZERS = [bytes_tokenizer(), pieces_tokenizer(PROMPT), TOKENIZER]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["byte pairs", "pieces", "words"])
+@pytest.mark.parametrize(
+    "text", [PROMPT * 8, "🦊🦊 café. " * 20, "é" * 60, "USER: " + "don't, won't ; 'tis? " * 20, " " * 50 + "ring"]
+)
+def test_a_long_questions_ranges_are_those_of_decoding_every_prefix(tokenizer, text, monkeypatch):
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    found = question(tokenizer, ids)
+    whole = [len(tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)) for stop in range(1, len(ids) + 1)]
+    monkeypatch.setattr(guide, "_lengths", lambda *_: whole)
+    assert question.__wrapped__(tokenizer, ids) == found
+
+
+def test_a_question_is_read_in_linear_time():
+    decoded = []
+
+    class Tokenizer:
+        def decode(self, ids, skip_special_tokens):
+            decoded.append(len(ids))
+            return "x" * len(ids)
+
+    ids = tuple(range(1000))
+    assert question(Tokenizer(), ids)[2] == [(at, at + 1) for at in ids]
+    assert sum(decoded) < 20 * len(ids)
+
+
+def test_what_was_read_is_forgotten(encoder):
+    question(TOKENIZER, (1, 2)), encoder.encode("a ring")
+    forget(encoder)
+    assert question.cache_info().currsize == encoder.encode.cache_info().currsize == 0
+    forget(None)
 
 
 def test_features_are_every_tokens_own_and_beyond_the_context_there_are_none(encoder):
