@@ -92,7 +92,7 @@ def measure(
     attaches it, which is entered anew, untimed, for every prefill; by default the model runs as it is. Every repeat
     times the method's replay as well, every other one before the method, so that a drift hits both alike.
     warmup: runs before that, of the same kind; forget: called before every prefill, untimed, to drop what an earlier
-    run of the same prompt would spare this one (IVTP's text features: `encoder.encode.cache_clear`). Waits until no
+    run of the same prompt would spare this one (IVTP's reading of the question: `guide.forget`). Waits until no
     other timed section of this machine uses the device.
     Errors: VtbenchError for another batch size or device, or counts that measure nothing.
     """
@@ -263,7 +263,8 @@ def _others_on_cpu() -> Callable[[], bool]:
 def _others_on_gpu(device: torch.device) -> Callable[[], bool]:
     """Return a function that says whether the driver lists processes beside this one on the GPU, or cannot tell.
 
-    A container sees other process numbers than the driver, so they are counted: one is ours.
+    A container sees other process numbers than the driver, so they are counted: one is ours. Where it lists none, ours
+    is missing, and so may be others.
     """
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
@@ -278,7 +279,6 @@ def _others_on_gpu(device: torch.device) -> Callable[[], bool]:
     before = listed()
 
     def others() -> bool:
-        after = listed()
-        return before is None or after is None or max(before, after) > 1
+        return not (before == listed() == 1)
 
     return others

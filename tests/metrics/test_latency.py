@@ -168,7 +168,7 @@ def test_a_cpu_that_others_use_is_not_exclusive(monkeypatch, others, expected):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected"), [("7\n", "7\n", False), ("", "", False), ("7\n8\n", "7\n", True)]
+    ("before", "after", "expected"), [("7\n", "7\n", False), ("", "", True), ("7\n8\n", "7\n", True)]
 )
 def test_a_gpu_that_others_use_is_not_exclusive(monkeypatch, before, after, expected):
     answers = iter([before, after])
