@@ -1,41 +1,61 @@
-"""The real modules of a model on the meta device, counted by fvcore once per distinct (layer, length).
+"""The real modules of a model on the meta device, counted by fvcore once per distinct layer at a few short lengths.
 
-A count is in multiply-adds (MACs); LayerNorm is fvcore's 5 operations an element. No weights are made or read.
+A layer's count at any length follows from these exactly (`tracing.fitted`). A count is in multiply-adds (MACs);
+LayerNorm is fvcore's 5 operations an element. No weights are made or read.
 """
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from json import loads
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForImageTextToText,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    LlavaConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from harness.errors import VtbenchError
-from harness.metrics.tracing import Call, Layer, Past, alike, as_layer, cost, count_operators, patch_macs, total
-from harness.model.anatomy import anatomy
+from harness.metrics.tracing import (
+    AnyLength,
+    Call,
+    Layer,
+    Past,
+    alike,
+    as_layer,
+    cost,
+    count_operators,
+    fitted,
+    patch_macs,
+    total,
+)
+from harness.model.anatomy import anatomy, check_towers
 
 
 class Counted:
-    """Costs of one model's modules at given lengths, cached."""
+    """Costs of one model's modules at given lengths; the coefficients, which are fvcore's counts, are cached."""
 
     cls = 1  # tokens of the ViT that are not visual tokens
 
     def __init__(self, config: PreTrainedConfig) -> None:
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            raise VtbenchError(f"FLOPs: {config.model_type!r} is not a model that reads images and text")
+        if isinstance(config, LlavaConfig):
+            check_towers(config)
         try:
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(
                     config, attn_implementation="sdpa", dtype=torch.float32
                 ).eval()
-        except ValueError:
-            raise VtbenchError(f"FLOPs: {config.model_type!r} is not a model that reads images and text") from None
+        except (AttributeError, KeyError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise VtbenchError(f"FLOPs: no {config.model_type} can be made from this config: {reason}") from None
         parts: Any = anatomy(model)  # whose modules have attributes that nn.Module does not declare
         self.shape = parts.shape
         self._vit_layers = parts.vit_layers
@@ -44,9 +64,9 @@ class Counted:
         self._lm_head = model.lm_head
         self._vision_like = alike(parts.vit_layers)
         self._decoder_like = alike(parts.llm_layers)
-        self._cached_layer = cache(self._layer)
-        self._cached_decoder = cache(self._decoder)
-        self._cached_linear = cache(self._linear)
+        self._vision_fit = cache(self._fit_vision)
+        self._decoder_fit = cache(self._fit_decoder)
+        self._linear_fit = cache(self._fit_linear)
 
         conv = parts.vision.embeddings.patch_embedding
         self.patch_values = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
@@ -103,23 +123,33 @@ class Counted:
 
     def vision_layer(self, layer: int, entering: int, into_mlp: int) -> Layer:
         """Cost of a ViT layer in which `entering` tokens attend and `into_mlp` go through the MLP (both with CLS)."""
-        like = self._vision_like[layer]
-        return self._cached_layer(like, entering)[0] + self._cached_layer(like, into_mlp)[1]
+        attention, mlp = self._vision_fit(self._vision_like[layer])
+        return attention.at(entering, entering) + mlp.at(into_mlp, into_mlp)
 
     def decoder_layer(self, layer: int, queries: int, keys: int) -> Layer:
         """Cost of a decoder layer for `queries` new tokens that attend to `keys`, themselves among them."""
-        return self._cached_decoder(self._decoder_like[layer], queries, keys)
+        return self._decoder_fit(self._decoder_like[layer]).at(queries, keys)
 
     def projector(self, tokens: int) -> int:
         """MACs of the projector."""
-        return self._cached_linear("_projector", tokens)
+        return self._linear_fit("_projector").at(tokens, tokens).linear
 
     def lm_head(self, tokens: int) -> int:
         """MACs of the LLM's head at every one of these positions."""
-        return self._cached_linear("_lm_head", tokens)
+        return self._linear_fit("_lm_head").at(tokens, tokens).linear
 
     def _hidden(self, tokens: int) -> Tensor:
         return torch.empty(1, tokens, self.vision_width, device="meta")
+
+    def _fit_vision(self, layer: int) -> tuple[AnyLength, AnyLength]:
+        trace = cache(self._layer)
+        return fitted(lambda tokens, _: trace(layer, tokens)[0]), fitted(lambda tokens, _: trace(layer, tokens)[1])
+
+    def _fit_decoder(self, layer: int) -> AnyLength:
+        return fitted(partial(self._decoder, layer), (1, 4))
+
+    def _fit_linear(self, name: str) -> AnyLength:
+        return fitted(lambda tokens, _: self._linear(name, tokens))
 
     def _layer(self, layer: int, tokens: int) -> tuple[Layer, Layer]:
         """Cost of a ViT layer's attention half and of its MLP half."""
@@ -139,10 +169,10 @@ class Counted:
             *rotary,
         )
 
-    def _linear(self, name: str, tokens: int) -> int:
+    def _linear(self, name: str, tokens: int) -> Layer:
         module = getattr(self, name)
         width = next(module.parameters()).shape[1]
-        return total(module, torch.empty(1, tokens, width, device="meta")).linear
+        return total(module, torch.empty(1, tokens, width, device="meta"))
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,9 @@
 """FLOPs of a pruned model: fvcore counts the real modules on the meta device, conventions are sums of the parts.
 
-A layer's cost depends only on the tokens that enter it, so every distinct (layer, length) is traced once and added
-up: exactly what a trace of the whole pruned model counts. No weights are needed. The unit is the multiply-add (MAC).
+A layer's cost depends only on the tokens that enter it and is linear in them, but for attention's products, one a
+query and key. So fvcore's counts of every distinct layer at a few short lengths give its coefficients (`fitted`), and
+the layers at their own lengths are added up: exactly what a trace of the whole pruned model counts. No weights are
+needed. The unit is the multiply-add (MAC).
 
 In: linear layers, the patch convolution, both attention products (all N², also where a causal kernel skips half),
 fvcore's 5 operations per LayerNorm element (convention `macs` only), and a method's own matrix products (`overhead`).
@@ -123,8 +125,8 @@ def count(
     prompt tokens, a pseudo CLS in the sequence among them; method: whose own cost is then counted too (`overhead`, with
     before_image and text_encoder), and whose stages say where it cuts the image, inside ViT layers or at the LLM's
     input; extra: further MACs by name.
-    Errors: VtbenchError for layers that the model has not or an unknown architecture, ValueError for an
-    operation that nothing counts.
+    Errors: VtbenchError for layers that the model has not or an unknown architecture or an operation that
+    nothing counts.
     """
     return _count(
         counted(model),

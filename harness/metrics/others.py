@@ -58,7 +58,7 @@ class Vision(NamedTuple):
 
 
 def count_other(config: OtherConfig, text_tokens: int) -> Other:
-    """Count a prompt with one image and so many other tokens. Errors: ValueError for an operation nothing counts."""
+    """Count a prompt with one image and so many other tokens. Errors: VtbenchError for an operation nothing counts."""
     if isinstance(config, IdeficsConfig):
         return _idefics(config, text_tokens)
     return _qwen_vl(config, text_tokens) if isinstance(config, QwenVLConfig) else _blip(config, text_tokens)

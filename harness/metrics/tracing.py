@@ -14,11 +14,14 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
+from harness.errors import VtbenchError
+
 # fvcore counts what it has a handler for and calls the rest 0. These are not matrix products; any other is an error.
 _FREE = {
     f"aten::{name}"
     for names in (
         "add sub rsub mul div neg pow rsqrt sqrt exp mean sum sigmoid silu gelu relu tanh softmax cos sin",
+        "square erf clip hardtanh relu6 leaky_relu prelu mish hardswish softplus expm1 min gt where",
         "embedding clone repeat unflatten amax eq masked_fill",
     )
     for name in names.split()
@@ -40,6 +43,32 @@ class Layer(NamedTuple):
         return Layer(*(a - b for a, b in zip(self, other, strict=True)))
 
 
+class AnyLength(NamedTuple):
+    """Cost of a layer at any length: `each` of its queries, and every `pair` of a query and a key."""
+
+    each: Layer
+    pair: Layer
+
+    def at(self, queries: int, keys: int) -> Layer:
+        """Return the cost for `queries` tokens that attend to `keys`."""
+        return Layer(*(queries * (a + keys * b) for a, b in zip(self.each, self.pair, strict=True)))
+
+
+def fitted(trace: Callable[[int, int], Layer], *further: tuple[int, int]) -> AnyLength:
+    """Return a layer's cost at any length from fvcore's counts of it with so many queries and keys.
+
+    Linear layers and norms cost the same for every query, attention for every query and key: two counts give both,
+    a third one and those at `further` must agree to the last unit. Errors: VtbenchError for a layer that costs
+    otherwise; as `count_operators`.
+    """
+    one, two = trace(1, 1), trace(2, 2)
+    pair = Layer(*((b - 2 * a) // 2 for a, b in zip(one, two, strict=True)))
+    found = AnyLength(one - pair, pair)
+    if two != found.at(2, 2) or any(trace(*lengths) != found.at(*lengths) for lengths in ((3, 3), *further)):
+        raise VtbenchError("FLOPs: a layer's cost is not linear in its tokens but for attention's products")
+    return found
+
+
 def module_macs(module: nn.Module, *inputs: Tensor) -> int:
     """Return the MACs of a module's linear layers, convolutions and attention products on these inputs."""
     counts = total(module, *inputs)
@@ -54,7 +83,7 @@ def patch_macs(embedding: nn.Conv2d) -> int:
 
 
 def cost(block: nn.Module, call: Callable[..., Any], *inputs: Tensor) -> Layer:
-    """Return what `call(block, *inputs)` costs. Errors: ValueError for an operation that nothing counts."""
+    """Return what `call(block, *inputs)` costs. Errors: VtbenchError for an operation that nothing counts."""
     counts = count_operators(Call(block, call), *inputs)
     gate = as_layer(counts.get("block.mlp.gate_proj", Counter())).linear
     return as_layer(counts[""])._replace(gate=gate)
@@ -114,7 +143,7 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def count_operators(module: nn.Module, *inputs: Tensor) -> dict[str, Counter[str]]:
-    """Return fvcore's counts by module and operator. Errors: ValueError for an operation it would call 0."""
+    """Return fvcore's counts by module and operator. Errors: VtbenchError for an operation it would call 0."""
     analysis = FlopCountAnalysis(module, inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
     analysis.set_op_handle("aten::einsum", _einsum)
@@ -122,7 +151,7 @@ def count_operators(module: nn.Module, *inputs: Tensor) -> dict[str, Counter[str
     counts = analysis.by_module_and_operator()
     unknown = sorted(set(analysis.unsupported_ops()) - _FREE)
     if unknown:
-        raise ValueError(f"FLOPs: cannot count {', '.join(unknown)} in {type(module).__name__}")
+        raise VtbenchError(f"FLOPs: cannot count {', '.join(unknown)} in {type(module).__name__}")
     return counts
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import CLIPVisionModel, LlamaModel, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
 from harness.errors import VtbenchError
 from methods.interface import Shape
@@ -30,12 +30,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
             f"model: {type(model).__name__} is not a known architecture; allowed is LlavaForConditionalGeneration"
         )
     core, config = model.model, model.config
-    towers = {"vision": (core.vision_tower, CLIPVisionModel), "language": (core.language_model, LlamaModel)}
-    for tower, (module, known) in towers.items():
-        if not isinstance(module, known):
-            raise VtbenchError(
-                f"model: its {tower} tower is a {type(module).__name__}, not known; allowed is {known.__name__}"
-            )
+    check_towers(config)
     if config.vision_feature_select_strategy != "default" or not isinstance(config.vision_feature_layer, int):
         raise VtbenchError(
             "model: allowed is vision_feature_select_strategy default with one vision_feature_layer, "
@@ -51,6 +46,16 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         image_token=config.image_token_id,
         shape=shape_of_config(config),
     )
+
+
+def check_towers(config: Any) -> None:
+    """Refuse a LLaVA config whose towers are not known, before it is made. Errors: VtbenchError."""
+    towers = {"vision": (config.vision_config, CLIPVisionConfig), "language": (config.text_config, LlamaConfig)}
+    for tower, (own, known) in towers.items():
+        if type(own) is not known:
+            raise VtbenchError(
+                f"model: its {tower} tower is a {own.model_type}, not known; allowed is {known.model_type}"
+            )
 
 
 def shape_of_config(config: Any) -> Shape:

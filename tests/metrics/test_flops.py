@@ -7,13 +7,14 @@ import torch
 from shapes import FULL_7B, FULL_13B, LLAVA_7B, LLAVA_13B, prompt, small, tokens
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlavaConfig
+from transformers import Gemma2Config, GPT2Config, LlavaConfig
+from transformers.activations import ACT2FN
 
 from harness.errors import VtbenchError
 from harness.metrics.conventions import CONVENTIONS
-from harness.metrics.counted import _counted
+from harness.metrics.counted import _counted, counted
 from harness.metrics.flops import count, count_samples
-from harness.metrics.tracing import count_operators
+from harness.metrics.tracing import cost, count_operators, fitted
 from methods import method
 from methods.interface import Cut, Method, Stage
 from methods.reduce import keep_all
@@ -322,14 +323,79 @@ def test_a_further_7b_trial_takes_at_most_a_second():
     assert time.process_time() - started < 1
 
 
+def test_thirty_lengths_of_a_tasks_prompts_take_at_most_a_second():
+    _counted.cache_clear()
+    samples = [{"vit": [IVTP_64.vit], "llm": IVTP_64.llm, "text_tokens": 40 + text} for text in range(30)]
+    started = time.process_time()
+    count_samples(LLAVA_7B, samples, method=method("ivtp", tokens=64))
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("model", [LLAVA_7B, small().config, small(key_value_heads=1).config])
+def test_what_is_fitted_is_what_is_traced(model):
+    modules = counted(model)
+    for queries, keys in [(1, 1), (5, 5), (88, 88), (640, 640), (1, 7), (1, 1089)]:
+        assert modules.decoder_layer(2, queries, keys) == modules._decoder(0, queries, keys)
+    for entering, left in [(1, 1), (17, 12), (577, 65), (577, 577)]:
+        attention, mlp = modules._layer(0, entering)[0], modules._layer(0, left)[1]
+        assert modules.vision_layer(1, entering, left) == attention + mlp
+    for length in (1, 7, 640):
+        assert modules.projector(length) == modules._linear("_projector", length).linear
+        assert modules.lm_head(length) == modules._linear("_lm_head", length).linear
+
+
+def test_a_layer_of_another_degree_is_refused():
+    def trace(queries, keys):
+        block = nn.Linear(4, 4, device="meta")
+        return cost(block, lambda block, x: block(x), torch.empty(queries**3, 4, device="meta"))
+
+    with pytest.raises(VtbenchError, match="a layer's cost is not linear in its tokens"):
+        fitted(trace)
+
+
 class Batched(nn.Module):
     def forward(self, x):
         return torch.baddbmm(x, x, x)
 
 
 def test_an_operation_without_a_handler_is_an_error():
-    with pytest.raises(ValueError, match=r"cannot count aten::baddbmm in Batched"):
+    with pytest.raises(VtbenchError, match=r"cannot count aten::baddbmm in Batched"):
         count_operators(Batched(), torch.empty(1, 4, 4, device="meta"))
+
+
+@pytest.mark.parametrize("name", sorted(ACT2FN))
+def test_an_activation_costs_no_multiply_adds(name):
+    with torch.device("meta"):
+        activation, x = ACT2FN[name], torch.empty(1, 3, 4)
+    assert count_operators(activation, x)[""].total() == 0
+
+
+@pytest.mark.parametrize("name", ["mish", "relu2", "leaky_relu", "hardswish", "laplace"])
+def test_an_activation_does_not_change_a_models_cost(name):
+    config, lengths = small().config, tokens([16] * 3, [16] * 3)
+    expected = count(config, lengths, 5).total("macs")
+    config.text_config.hidden_act = name
+    config.vision_config.hidden_act = name
+    assert count(config, lengths, 5).total("macs") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GPT2Config(), "its language tower is a gpt2, not known; allowed is llama"),
+        (Gemma2Config(), "its language tower is a gemma2, not known; allowed is llama"),
+    ],
+)
+def test_an_unknown_tower_is_named(text, message):
+    with pytest.raises(VtbenchError, match=message):
+        count(LlavaConfig(text_config=text), FULL_7B, 5)
+
+
+def test_a_config_that_cannot_be_made_says_why():
+    config = small().config
+    config.text_config.hidden_act = "nothing"
+    with pytest.raises(VtbenchError, match=r"no llava can be made from this config: .*nothing"):
+        count(config, FULL_7B, 5)
 
 
 def test_bad_input():
