@@ -6,6 +6,7 @@ between. What the numbers mean is in `benchmarks/README.md`.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from benchmarks.shapes import BEFORE_IMAGE, SHAPES, build, device_of, prompt, te
 from harness.metrics.latency import device_to_itself, spread, timed_prompt, watch
 from harness.model.anatomy import shape_of_config
 from harness.model.attach import attach
+from harness.model.guide import forget
 from harness.model.replay import recorded
 from harness.provenance import provenance
 from harness.store import write_json
@@ -98,15 +100,17 @@ def flops(config: LlavaConfig, tokens: TokensPerLayer, text_tokens: int) -> int:
 
 
 @torch.no_grad()
-def prefills(model: Any, text_tokens: int, variants: list[Variant], *, warmup: int, repeats: int) -> list[float]:
-    """Time every variant, and its replay, once a round; return the full model's milliseconds, one a round.
+def prefills(
+    model: Any, text_tokens: int, variants: list[Variant], *, warmup: int, repeats: int
+) -> Iterator[list[float]]:
+    """Time every variant, and its replay, once a round; yield after each the full model's milliseconds, one a round.
 
     A round's order, the full model's place in it too, is the reverse of the last one's: drift loads no side.
     """
     inputs, encoder, words = prompt(model, text_tokens), text_encoder(model), tokenizer()
 
     def run(each: Method) -> tuple[float, TokensPerLayer]:
-        encoder.encode.cache_clear()
+        forget(encoder)
         with attach(model, each, text_encoder=encoder, tokenizer=words) as attached:
             taken, _ = timed_prompt(model, inputs)
         return taken, attached.ledger.tokens.image(0)
@@ -117,7 +121,8 @@ def prefills(model: Any, text_tokens: int, variants: list[Variant], *, warmup: i
         noted = recorded(each.method)
         each.tokens[:] = [run(noted)[1]]
         replays.append(noted.replay())
-    full_ms, pairs = [], list(zip(variants, replays, strict=True))
+    full_ms: list[float] = []
+    pairs = list(zip(variants, replays, strict=True))
     for turn in range(-warmup, repeats):
         for pair in [None, *pairs][:: -1 if turn % 2 else 1]:
             if pair is None:
@@ -132,7 +137,8 @@ def prefills(model: Any, text_tokens: int, variants: list[Variant], *, warmup: i
             if turn >= 0:
                 each.method_ms.append(method_ms)
                 each.replay_ms.append(replay_ms)
-    return full_ms
+        if turn >= 0:
+            yield full_ms
 
 
 def row(config: LlavaConfig, each: Variant, text_tokens: int, full_ms: list[float], goal: float) -> dict[str, Any]:
@@ -163,34 +169,34 @@ def row(config: LlavaConfig, each: Variant, text_tokens: int, full_ms: list[floa
 
 def benchmark(
     device: torch.device, model_name: str, *, dtype: torch.dtype, warmup: int, repeats: int
-) -> dict[str, Any]:
-    """Return everything measured, raw samples included, with what it was measured on."""
+) -> Iterator[dict[str, Any]]:
+    """Yield everything measured so far, raw samples and what it was measured on included, after every round."""
     began = time.perf_counter()
-    model, rows, goal = build(model_name, device, dtype), [], GOAL[device.type]
+    model, goal, where = build(model_name, device, dtype), GOAL[device.type], provenance(device)
+    rows: list[dict[str, Any]] = []
     with device_to_itself(device):
         used_by_others = watch(device)
         for text_tokens in TEXT_TOKENS:
-            shape = shape_of_config(model.config)
+            shape, earlier = shape_of_config(model.config), rows
             variants = [variant(name, tokens, shape) for name in METHODS for tokens in BUDGETS]
-            full_ms = prefills(model, text_tokens, variants, warmup=warmup, repeats=repeats)
-            rows += [row(model.config, each, text_tokens, full_ms, goal) for each in variants]
-        exclusive = not used_by_others()
-    return {
-        "provenance": provenance(device),
-        "settings": {
-            "model": model_name,
-            "dtype": str(dtype).removeprefix("torch."),
-            "attention": "sdpa",
-            "warmup": warmup,
-            "repeats": repeats,
-            "before_image": BEFORE_IMAGE,
-            "clock": "CUDA events" if device.type == "cuda" else "CPU time",
-            "exclusive": exclusive,
-            "goal": goal,
-            "seconds": round(time.perf_counter() - began, 1),
-        },
-        "rows": rows,
-    }
+            for full_ms in prefills(model, text_tokens, variants, warmup=warmup, repeats=repeats):
+                rows = earlier + [row(model.config, each, text_tokens, full_ms, goal) for each in variants]
+                yield {
+                    "provenance": where,
+                    "settings": {
+                        "model": model_name,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "attention": "sdpa",
+                        "warmup": warmup,
+                        "repeats": repeats,
+                        "before_image": BEFORE_IMAGE,
+                        "clock": "CUDA events" if device.type == "cuda" else "CPU time",
+                        "exclusive": not used_by_others(),
+                        "goal": goal,
+                        "seconds": round(time.perf_counter() - began, 1),
+                    },
+                    "rows": rows,
+                }
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
@@ -249,7 +255,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="on the CPU; all unless given")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="a tiny shape and two rounds, to see that it works")] = False,
 ) -> None:
-    """Measure, write the JSON and print the table."""
+    """Measure, write the JSON after every round and print the table."""
     chosen = device_of(device)
     shape = "tiny" if quick else model or MODEL[chosen.type]
     for option, value, allowed in (("model", shape, SHAPES), ("dtype", dtype, ("bfloat16", "float32"))):
@@ -257,17 +263,17 @@ def main(
             raise typer.BadParameter(f"{option}: {value!r} is not possible; allowed are {', '.join(allowed)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    result = benchmark(
+    name = f"speedup-{chosen.type}{'-quick' if quick else ''}.json"
+    path = out or Path(__file__).parents[1] / "results" / "benchmarks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for result in benchmark(
         chosen,
         shape,
         dtype=getattr(torch, dtype),
         warmup=WARMUP[chosen.type],
         repeats=2 if quick else repeats or REPEATS[chosen.type],
-    )
-    name = f"speedup-{chosen.type}{'-quick' if quick else ''}.json"
-    path = out or Path(__file__).parents[1] / "results" / "benchmarks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+    ):
+        write_json(path, result)  # what is killed leaves its rounds
     console = Console(width=170)
     show(table(result), "Realised ÷ FLOPs-ideal speed-up of a prefill", console)
     console.print(source(result))

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speedup
 from benchmarks.shapes import BEFORE_IMAGE, build, prompt, text_encoder, tokenizer
-from benchmarks.speedup import BUDGETS, METHODS, TEXT_TOKENS, benchmark, flops, main, variant
+from benchmarks.speedup import BUDGETS, METHODS, TEXT_TOKENS, Variant, benchmark, flops, main, variant
 from harness.metrics.flops import count
 from harness.model.anatomy import anatomy
 from harness.model.attach import attach
@@ -78,7 +79,10 @@ def test_a_prompt_has_so_many_text_tokens_and_one_image(model):
 def test_every_cell_has_every_round(monkeypatch):
     monkeypatch.setattr(speedup, "BUDGETS", BUDGETS[:1])
     monkeypatch.setattr(speedup, "TEXT_TOKENS", (5, 9))
-    rows = benchmark(CPU, "tiny", dtype=torch.float32, warmup=1, repeats=2)["rows"]
+    found = list(benchmark(CPU, "tiny", dtype=torch.float32, warmup=1, repeats=2))
+    rounds = [[len(row["realised"]["raw"]) for row in each["rows"]] for each in found]
+    assert rounds == [[1] * 3, [2] * 3, [2] * 3 + [1] * 3, [2] * 6]
+    rows = found[-1]["rows"]
     assert [(row["method"], row["text_tokens"]) for row in rows] == [
         (name, text) for text in (5, 9) for name in METHODS
     ]
@@ -94,6 +98,34 @@ def test_every_cell_has_every_round(monkeypatch):
         assert row["ideal"] == row["flops"]["full"] / row["flops"]["pruned"] > 1
 
 
+def test_the_full_prompts_place_in_a_round_turns(monkeypatch, model):
+    ran = []
+
+    def timed(model, inputs):
+        ran.append(len(timing))
+        return 1.0, []
+
+    timing = []
+
+    class Timed:
+        def __init__(self, *_, **__):
+            self.ledger = SimpleNamespace(tokens=SimpleNamespace(image=lambda _: None))
+
+        def __enter__(self):
+            timing.append(True)
+            return self
+
+        def __exit__(self, *_):
+            timing.pop()
+
+    monkeypatch.setattr(speedup, "timed_prompt", timed)
+    monkeypatch.setattr(speedup, "attach", Timed)
+    monkeypatch.setattr(speedup, "recorded", lambda _: SimpleNamespace(replay=lambda: None))
+    variants = [Variant(name="topk", parameters={}, method=None) for _ in range(2)]
+    list(speedup.prefills(model, 5, variants, warmup=0, repeats=2))
+    assert ran[3:] == [0, 1, 1, 1, 1] + [1, 1, 1, 1, 0]
+
+
 def test_quick_writes_json_and_prints_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speedup, "BUDGETS", BUDGETS[:1])
     monkeypatch.setattr(speedup, "TEXT_TOKENS", TEXT_TOKENS[:1])
@@ -102,6 +134,8 @@ def test_quick_writes_json_and_prints_the_table(tmp_path, capsys, monkeypatch):
     assert set(written) == {"provenance", "settings", "rows"} and len(written["rows"]) == 3
     shown = capsys.readouterr().out
     assert all(name in shown for name in METHODS) and "CPU time" in shown
+    alone = ", alone" if written["settings"]["exclusive"] else ", not alone"
+    assert all(line[-1].endswith(f"held{alone}") and line[8].endswith(", n=2") for line in speedup.table(written)[1:])
     assert str(tmp_path) in shown.replace("\n", "")
 
 
