@@ -7,9 +7,10 @@ the task, alone, is timed.
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from harness.metrics.flops import count, count_samples
 from harness.metrics.latency import device_to_itself, measure
 from harness.metrics.memory import memory, peak
 from harness.metrics.tokens import realised
+from harness.model import guide
 from harness.model.anatomy import shape_of_config
 from harness.model.attach import Attached, attach
 from harness.model.compiled import compiled
@@ -123,7 +125,7 @@ def observed(trial: Trial, warm: Warm) -> Measured:
     latency, highest = None, None
     if {"latency", "memory"} & set(trial.measure):
         timed = "latency" in trial.measure
-        forget: Callable[[], object] = encoder.encode.cache_clear if encoder else lambda: None
+        forget = partial(guide.forget, encoder)
         forget()
         with peak(warm.device) as highest:
             latency = measure(

@@ -50,7 +50,10 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 
 def check_towers(config: Any) -> None:
     """Refuse a LLaVA config whose towers are not known, before it is made. Errors: VtbenchError."""
-    towers = {"vision": (config.vision_config, CLIPVisionConfig), "language": (config.text_config, LlamaConfig)}
+    towers: dict[str, tuple[Any, Any]] = {
+        "vision": (config.vision_config, CLIPVisionConfig),
+        "language": (config.text_config, LlamaConfig),
+    }
     for tower, (own, known) in towers.items():
         if type(own) is not known:
             raise VtbenchError(
