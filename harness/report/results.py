@@ -69,11 +69,12 @@ def _dig(value: Any, keys: tuple[str, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of a sweep, and the trials that failed with their reasons."""
+    """All rows of a sweep, the trials that failed with their reasons, and the sweep's folder."""
 
     name: str
     rows: list[Row]
     failures: list[tuple[dict[str, Any], str]]
+    folder: Path = Path()
 
     @property
     def tasks(self) -> list[str]:
@@ -142,7 +143,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             str(row.setting),
         )
     )
-    return Results(folder.resolve().name, order, failures)
+    return Results(folder.resolve().name, order, failures, folder)
 
 
 def _task_versions(records: list[dict[str, Any]]) -> list[str | None]:
