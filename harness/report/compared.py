@@ -1,15 +1,16 @@
 """Every row of a report held against others on the same samples: the full model, its budget's best, a small image."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
-import pandas as pd
+import numpy as np
 
 from harness.report.results import Results, Row
-from harness.report.statistics import Difference, Interval, distinguishable, interval, paired
+from harness.report.statistics import Difference, Interval, Panel, holm
 
 BASELINE = "downsample"
+LEVEL = 0.05
 
 
 class Hard(NamedTuple):
@@ -23,87 +24,93 @@ class Hard(NamedTuple):
 class Compared:
     """Averages with intervals by row, and paired differences; Holm's correction over all comparisons of the report.
 
-    average, retention (of the full model's average); difference (from the full model), same (not distinguishable from
-    it); best (of each row's budget, by row), from_best, tied (not distinguishable from the best); hard.
+    scores (by leaf task), average, retention (of the full model's average); difference (from the full model), same (not
+    distinguishable from it); best (of each row's budget, by row), from_best, tied (not distinguishable from the best);
+    corrected, corrected_best (the p values of these differences after the correction); hard.
     """
 
     def __init__(self, results: Results) -> None:
         self.rows = results.rows
         self.scored = {i: row.samples.dropna(subset="score") for i, row in enumerate(self.rows) if len(row.samples)}
         self.scored = {i: samples for i, samples in self.scored.items() if len(samples)}
-        full = {self._key(row): i for i, row in enumerate(self.rows) if row.method == "full"}
-        self.full = {i: self.rows[full[self._key(row)]] if self._key(row) in full else None for i, row in self._all()}
-        self.average: dict[int, Interval] = {i: interval(samples) for i, samples in self.scored.items()}
-        self.difference: dict[int, Difference] = {}
+        full = {_key(row): i for i, row in enumerate(self.rows) if row.method == "full"}
+        self.full = {i: self.rows[full[_key(row)]] if _key(row) in full else None for i, row in enumerate(self.rows)}
+        self.scores: dict[int, dict[str, Interval]] = {}
+        self.average: dict[int, Interval] = {}
         self.retention: dict[int, float] = {}
-        for i, samples in self.scored.items():
-            reference = full.get(self._key(self.rows[i]))
-            answers = None if reference is None else self._answers(reference, samples)
-            if answers is None:
-                continue
-            mean = answers.groupby("task")["score"].mean().mean()
-            if mean:
-                self.retention[i] = self.average[i].mean / mean
-            if i != reference:
-                self.difference[i] = paired(samples, answers)
-        self.best = self._best()
-        self.from_best = {i: paired(self.scored[i], self.scored[best]) for i, best in self.best.items() if i != best}
+        self.difference: dict[int, Difference] = {}
+        self.best: dict[int, int] = {}
+        self.from_best: dict[int, Difference] = {}
+        self.hard: dict[int, Hard] = {}
+        panels: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for i in self.scored:
+            panels[_key(self.rows[i])].append(i)
+        for key, members in panels.items():
+            self._compare(members, full.get(key))
         # The best of k is chosen on the same samples, so k(k − 1)/2 pairs stand behind its k − 1 comparisons.
         chosen_of = Counter(self.best.values())
         against_best = [min(1.0, each.p * chosen_of[self.best[i]] / 2) for i, each in self.from_best.items()]
-        real = distinguishable([*(each.p for each in self.difference.values()), *against_best])
-        same = [is_real is False for is_real in real]
-        self.same = {i for i, is_same in zip(self.difference, same, strict=False) if is_same}
-        self.tied = {i for i, is_same in zip(self.from_best, same[len(self.difference) :], strict=True) if is_same}
-        self.hard = self._hard()
+        corrected = holm([*(each.p for each in self.difference.values()), *against_best])
+        self.corrected = dict(zip(self.difference, corrected, strict=False))
+        self.corrected_best = dict(zip(self.from_best, corrected[len(self.difference) :], strict=True))
+        self.same = {i for i, p in self.corrected.items() if p > LEVEL}
+        self.tied = {i for i, p in self.corrected_best.items() if p > LEVEL}
 
-    def _all(self) -> list[tuple[int, Row]]:
-        return list(enumerate(self.rows))
+    def _compare(self, members: list[int], full: int | None) -> None:
+        """Compare the rows of one model and setting; full: the full model among them."""
+        panel = Panel([self.scored[i] for i in members])
+        means = panel.means(panel.scores)
+        there = ~np.isnan(means[:-1])  # [T, K]: who answered what
+        column = {i: k for k, i in enumerate(members)}
+        for i, (*scores, average) in zip(members, panel.intervals(panel.scores), strict=True):
+            self.scores[i] = {
+                task: score for task, score in zip(panel.tasks, scores, strict=True) if score.mean == score.mean
+            }
+            self.average[i] = average
+        if full in column:
+            answered = there[:, column[full]]
+            held = [i for i in members if answered[there[:, column[i]]].all()]  # the full model has all of its tasks
+            for i in held:
+                mean = means[:-1, column[full]][there[:, column[i]]].mean()
+                if mean:
+                    self.retention[i] = self.average[i].mean / float(mean)
+            pruned = [i for i in held if i != full]
+            pairs = [(column[i], column[full]) for i in pruned]
+            self.difference |= dict(zip(pruned, panel.differences(pairs), strict=True))
+        best = self._best(members, {i: frozenset(np.flatnonzero(there[:, column[i]])) for i in members})
+        self.best |= best
+        others = [i for i in best if i != best[i]]
+        pairs = [(column[i], column[best[i]]) for i in others]
+        self.from_best |= dict(zip(others, panel.differences(pairs), strict=True))
+        self._hard(panel, column)
 
-    @staticmethod
-    def _key(row: Row) -> tuple[str, str]:
-        return row.model, str(row.setting)
-
-    def _answers(self, reference: int, samples: pd.DataFrame) -> pd.DataFrame | None:
-        """Return a row's answers to the tasks of these samples, None where it lacks one (its trial failed)."""
-        answers = self.scored.get(reference)
-        if answers is None:
-            return None
-        same = answers[answers["task"].isin(samples["task"].unique())]
-        return same if set(same["task"]) == set(samples["task"]) else None
-
-    def _best(self) -> dict[int, int]:
-        """Return, for every pruned row, the best one of its model, setting and budget, where there are several."""
-        groups: dict[tuple[str, str, str], list[int]] = {}
-        for i in self.scored:
+    def _best(self, members: list[int], tasks: dict[int, frozenset[int]]) -> dict[int, int]:
+        """Return, for every pruned row with all tasks of its budget, the best one of them, where there are several."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i in members:
             if self.rows[i].method != "full":
-                groups.setdefault((*self._key(self.rows[i]), self.rows[i].budget), []).append(i)
+                groups[self.rows[i].budget].append(i)
         found: dict[int, int] = {}
         for group in groups.values():
-            most = max(self.scored[i]["task"].nunique() for i in group)
-            whole = [i for i in group if self.scored[i]["task"].nunique() == most]
+            every = frozenset().union(*(tasks[i] for i in group))
+            whole = [i for i in group if tasks[i] == every]
             if len(whole) > 1:
-                best = max(whole, key=lambda i: self.average[i].mean)
-                found |= dict.fromkeys(whole, best)
+                found |= dict.fromkeys(whole, max(whole, key=lambda i: self.average[i].mean))
         return found
 
-    def _hard(self) -> dict[int, Hard]:
+    def _hard(self, panel: Panel, column: dict[int, int]) -> None:
         """Score every pruned row on what the image made smaller, to the nearest number of tokens, gets wrong."""
-        found: dict[int, Hard] = {}
-        for i, samples in self.scored.items():
+        small = {i: tokens for i in column if self.rows[i].method == BASELINE and (tokens := self.rows[i].tokens)}
+        for i, k in column.items():
             row = self.rows[i]
-            tokens = row.tokens or row.mean("tokens", "mean_llm")
-            small = [
-                j
-                for j in self.scored
-                if self.rows[j].method == BASELINE and self._key(self.rows[j]) == self._key(row) and self.rows[j].tokens
-            ]
-            if not small or not tokens or row.method == "full":
+            mine = row.tokens or row.mean("tokens", "mean_llm")
+            if not small or not mine or row.method == "full":
                 continue
-            nearest = min(small, key=lambda j: abs(math.log(self.rows[j].tokens or 1) - math.log(tokens)))
-            wrong = self.scored[nearest][self.scored[nearest]["score"] < 1][["task", "doc_id"]]
-            mine = samples.merge(wrong, on=["task", "doc_id"])
-            if i != nearest and len(mine):
-                mean = float(mine.groupby("task")["score"].mean().mean())
-                found[i] = Hard(mean, self.rows[nearest].tokens or 0, len(mine))
-        return found
+            nearest = min(small, key=lambda j: abs(math.log(small[j]) - math.log(mine)))
+            scores = np.where(panel.scores[:, column[nearest]] < 1, panel.scores[:, k], np.nan)[:, None]
+            if i != nearest and (asked := int((~np.isnan(scores)).sum())):
+                self.hard[i] = Hard(float(panel.means(scores)[-1, 0]), small[nearest], asked)
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row.model, str(row.setting)

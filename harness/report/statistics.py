@@ -1,22 +1,27 @@
 """Which differences are real: intervals and paired tests from per-sample scores.
 
 Samples of one image are not independent, so whatever is drawn is drawn by image. Scores are paired by task and
-document: every trial of a table answered the same questions.
+document: every trial of a table answered the same questions, so one drawing of images serves all of them.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.stats import binomtest, bootstrap, norm
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 2000
 FLIPS = 10_000
 SEED = 0
+BATCH = 200  # draws at a time
+WIDTH = 6000  # numbers resampled at a time, times RESAMPLES in memory
+
+Array = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -25,47 +30,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-
-
-def clusters(samples: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return per image [C, T] the sum of its scores and the number of its samples in each of T tasks.
-
-    samples has the columns task, image_id and score.
-    """
-    grouped = samples.groupby(["image_id", "task"], sort=True)["score"].agg(["sum", "count"]).unstack().fillna(0.0)
-    return grouped["sum"].to_numpy(float), grouped["count"].to_numpy(float)
-
-
-def average(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over tasks of each task's mean, from sums and counts [..., T].
-
-    A task that a resample misses altogether is left out of its mean.
-    """
-    means: NDArray[np.float64] = np.nanmean(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), axis=-1)
-    return means
-
-
-def resample(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the average of every draw [..., C] of images."""
-    return average(sums[draws].sum(axis=-2), counts[draws].sum(axis=-2))
-
-
-def interval(samples: pd.DataFrame) -> Interval:
-    """Return the average over tasks with its bootstrap interval, images resampled (percentile method, scipy)."""
-    sums, counts = clusters(samples)
-    mean = float(average(sums.sum(axis=0), counts.sum(axis=0)))
-    if len(sums) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    result = bootstrap(
-        (np.arange(len(sums)),),
-        lambda draws, axis: resample(sums, counts, np.moveaxis(draws, axis, -1)),
-        n_resamples=RESAMPLES,
-        batch=200,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return Interval(mean, float(result.low), float(result.high))
 
 
 class Difference(NamedTuple):
@@ -82,51 +46,155 @@ class Difference(NamedTuple):
     gained: int
 
 
-def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
-    """Compare a trial with another, such as the full model, on the samples that both answered.
+class Panel:
+    """The scores [N, K] of K rows on the same N samples, NaN where a row has none.
 
-    The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's exact
-    test on the samples that one got right and the other did not, unless several of these are of one image. Else, and
-    for graded scores, the sign-flip permutation test by image, of which McNemar's is the case of one sample an image.
+    Of every sample the number of its task [N] (of `tasks`) and of its image [N] (of `images`). frames: one a row, with
+    the columns task, doc_id, image_id and score; a task and document once.
     """
-    keys = ["task", "doc_id"]
-    both = trial.merge(full, on=keys, suffixes=("", "_full"), validate="one_to_one")
-    change = both["score"] - both["score_full"]
-    difference = both[["task", "image_id"]].assign(score=change)
-    mean, low, high = interval(difference)
-    lost, gained = int((change < 0).sum()), int((change > 0).sum())
-    right_or_wrong = both["score"].isin((0, 1)).all() and both["score_full"].isin((0, 1)).all()
-    if right_or_wrong and not both["image_id"][change != 0].duplicated().any():
-        p = mcnemar(gained, lost)
-    else:
-        sums, counts = clusters(difference)
-        p = sign_flip((sums / counts.sum(axis=0)).sum(axis=1))
-    return Difference(mean, low, high, p, lost, gained)
+
+    def __init__(self, frames: Sequence[pd.DataFrame]) -> None:
+        together = pd.concat([frame[["task", "doc_id", "image_id", "score"]] for frame in frames], ignore_index=True)
+        together["row"] = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+        sample = together.groupby(["task", "doc_id"], sort=False).ngroup().to_numpy()
+        first = np.unique(sample, return_index=True)[1]
+        self.scores: Array = np.full((len(first), len(frames)), np.nan)
+        self.scores[sample, together["row"]] = together["score"]
+        self.task, names = pd.factorize(together["task"].iloc[first], sort=True)
+        self.image, images = pd.factorize(together["image_id"].iloc[first].astype(str), sort=True)
+        self.tasks, self.images = [str(name) for name in names], len(images)
+        # the samples of one task and image are added up once
+        asked, cell = np.unique(self.task * self.images + self.image, return_inverse=True)
+        self._asked_task, self._asked_image = asked // self.images, asked % self.images
+        self._gather = csr_array((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(len(asked), len(cell)))
+
+    def means(self, scores: Array) -> Array:
+        """Return every task's mean and, last, their average [T + 1, K]; NaN for a task that a row has not."""
+        rows = csr_array((np.ones(len(self.task)), (self.task, np.arange(len(self.task)))))
+        return _with_average((rows @ np.nan_to_num(scores)) / _or_nan(rows @ ~np.isnan(scores)))
+
+    def intervals(self, scores: Array) -> list[list[Interval]]:
+        """Return for every row of scores [N, K] the intervals of all tasks and, last, of their average.
+
+        The percentile bootstrap (scipy) over images. Of fewer than two images the interval is NaN.
+        """
+        width = max(1, WIDTH // (len(self.tasks) + 1))
+        return [
+            intervals
+            for begin in range(0, scores.shape[1], width)
+            for intervals in self._intervals(scores[:, begin : begin + width])
+        ]
+
+    def _intervals(self, scores: Array) -> list[list[Interval]]:
+        means = self.means(scores)
+        sums, counts = self._gather @ np.nan_to_num(scores), self._gather @ ~np.isnan(scores)
+        tasks = [np.flatnonzero(self._asked_task == task) for task in range(len(self.tasks))]
+
+        def resampled(draws: NDArray[np.int64], axis: int) -> Array:
+            """Return [T + 1, K, draws]; a task that a draw of images misses altogether keeps its mean."""
+            drawn = np.moveaxis(draws, axis, -1).reshape(-1, self.images)
+            places = drawn + self.images * np.arange(len(drawn))[:, None]
+            times = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+            found = np.empty((len(tasks), scores.shape[1], len(drawn)))
+            for task, own in enumerate(tasks):
+                weights = times[:, self._asked_image[own]]
+                mean = ((weights @ sums[own]) / _or_nan(weights @ counts[own])).T
+                found[task] = np.where(np.isnan(mean), means[task][:, None], mean)
+            return np.nan_to_num(_with_average(found))  # scipy warns of NaN
+
+        images = np.stack([(counts[own] > 0).sum(axis=0) for own in tasks] + [self._images_of(counts)])
+        if self.images < 2:
+            low = high = np.full_like(means, np.nan)
+        else:
+            low, high = bootstrap(
+                (np.arange(self.images),),
+                resampled,
+                n_resamples=RESAMPLES,
+                batch=BATCH,
+                method="percentile",
+                vectorized=True,
+                rng=np.random.default_rng(SEED),
+            ).confidence_interval
+        low, high = (np.where(images > 1, bound, np.nan) for bound in (low, high))
+        return [
+            [Interval(*map(float, values)) for values in zip(*row, strict=True)]
+            for row in zip(means.T, low.T, high.T, strict=True)
+        ]
+
+    def _images_of(self, counts: Array) -> NDArray[np.int64]:
+        shape = (self.images, len(self._asked_image))
+        merge = csr_array((np.ones(shape[1]), (self._asked_image, np.arange(shape[1]))), shape=shape)
+        found: NDArray[np.int64] = ((merge @ counts) > 0).sum(axis=0)
+        return found
+
+    def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+        """Compare rows with others, each on the samples that both answered.
+
+        The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's
+        exact test on the samples that one got right and the other did not, unless several of these are of one image.
+        Else, and for graded scores, the sign-flip permutation test by image, of which McNemar's is the case of one
+        sample an image.
+        """
+        if not pairs:
+            return []
+        one, other = (self.scores[:, list(rows)] for rows in zip(*pairs, strict=True))
+        change = one - other
+        moved = np.nan_to_num(change) != 0
+        lost, gained = ((np.nan_to_num(sign * change) < 0).sum(axis=0) for sign in (1, -1))
+        by_image = csr_array((np.ones(len(self.image)), (self.image, np.arange(len(self.image)))))
+        right_or_wrong = np.isin(np.where(np.isnan(change)[None], 0, (one, other)), (0, 1)).all(axis=(0, 1))
+        exact = right_or_wrong & ((by_image @ moved).max(axis=0) <= 1)
+        p = np.array([mcnemar(int(up), int(down)) for up, down in zip(gained, lost, strict=True)])
+        asked = np.stack([(~np.isnan(change[self.task == task])).sum(axis=0) for task in range(len(self.tasks))])
+        if not exact.all():
+            weighted = np.nan_to_num(change[:, ~exact]) / np.maximum(asked[self.task][:, ~exact], 1)
+            p[~exact] = sign_flip(by_image @ weighted)
+        return [
+            Difference(*intervals[-1], float(p), int(down), int(up))
+            for intervals, p, down, up in zip(self.intervals(change), p, lost, gained, strict=True)
+        ]
 
 
+def _or_nan(counts: Array) -> Array:
+    return np.where(counts > 0, counts, np.nan)
+
+
+def _with_average(means: Array) -> Array:
+    """Put the mean over the tasks that are there [T, ...] behind them."""
+    return np.concatenate([means, np.nansum(means, axis=0)[None] / _or_nan((~np.isnan(means)).sum(axis=0))[None]])
+
+
+def interval(samples: pd.DataFrame) -> Interval:
+    """Return the average over tasks of each task's mean, with its bootstrap interval over images."""
+    panel = Panel([samples])
+    return panel.intervals(panel.scores)[0][-1]
+
+
+def paired(trial: pd.DataFrame, full: pd.DataFrame) -> Difference:
+    """Compare a trial with another, such as the full model, as `Panel.differences` does."""
+    return Panel([trial, full]).differences([(0, 1)])[0]
+
+
+@cache
 def mcnemar(gained: int, lost: int) -> float:
     """Return McNemar's exact p: under no difference, gains and losses are as likely as heads and tails."""
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 
-def sign_flip(changes: NDArray[np.float64]) -> float:
-    """Return the p of no difference from what each image [C] changes: each sign would be as likely as the other.
+def sign_flip(changes: Array) -> Array:
+    """Return the p [K] of no difference from what each image [C, K] changes: each sign would be as likely as the other.
 
     By FLIPS random draws; where none is as extreme, the normal approximation's p, if it is smaller than they can tell.
     """
-    moved = changes[changes != 0]
-    if not len(moved):
-        return 1.0
-    found = abs(moved.sum())
-    extreme = int((np.abs(_signs(1 << (len(moved) - 1).bit_length())[:, : len(moved)] @ moved) >= found - 1e-12).sum())
-    if extreme:
-        return (extreme + 1) / (FLIPS + 1)
-    return min(1 / FLIPS, 2 * float(norm.sf(found / np.sqrt((moved**2).sum()))))
-
-
-@lru_cache(maxsize=4)
-def _signs(images: int) -> NDArray[np.float64]:
-    return np.random.default_rng(SEED).choice((-1.0, 1.0), (FLIPS, images))
+    found = np.abs(changes.sum(axis=0))
+    draws = np.random.default_rng(SEED)
+    extreme = np.zeros(changes.shape[1], int)
+    for _ in range(FLIPS // BATCH):
+        signs = draws.choice((-1.0, 1.0), (BATCH, len(changes)))
+        extreme += (np.abs(signs @ changes) >= found - 1e-12).sum(axis=0)
+    spread = np.sqrt((changes**2).sum(axis=0))
+    normal = 2 * norm.sf(found / np.where(spread > 0, spread, 1))
+    return np.where(extreme > 0, (extreme + 1) / (FLIPS + 1), np.minimum(1 / FLIPS, normal))
 
 
 def detectable(difference: Difference) -> float:
@@ -139,6 +207,6 @@ def detectable(difference: Difference) -> float:
     return float((norm.ppf(0.975) + norm.ppf(0.8)) * error)
 
 
-def distinguishable(p_values: Sequence[float]) -> list[bool]:
-    """Return which differences are real at 5 % over the whole table (Holm's correction)."""
-    return [bool(reject) for reject in multipletests(p_values, alpha=0.05, method="holm")[0]] if len(p_values) else []
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values corrected for there being so many (Holm): a difference is real where its own is ≤ 0.05."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []

@@ -8,7 +8,7 @@ from scipy.stats import norm
 from harness.report.compared import Compared
 from harness.report.differences import differences
 from harness.report.results import SETTING, Results, Row
-from harness.report.statistics import Difference, detectable, mcnemar, paired
+from harness.report.statistics import Difference, detectable, interval, mcnemar, paired
 
 SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
 
@@ -48,6 +48,25 @@ def test_every_row_is_held_against_the_full_model_and_the_best_of_its_budget():
         3: pytest.approx(-1 / 40),
     }
     assert found.same == {1, 3} and found.tied == {3}
+
+
+def test_every_row_has_its_scores_by_task():
+    found = compared(FULL, GOOD)
+    assert found.scores.keys() == {0, 1} and found.scores[1].keys() == {"t"}
+    assert found.scores[1]["t"] == found.average[1] == pytest.approx(interval(GOOD.samples))
+
+
+def test_a_best_has_all_tasks_of_its_budget():
+    """Two rows that lack one task each are no better or worse than each other, nor than what has both."""
+    a, b = (row("topk", [1.0] * 40).samples.assign(task=task) for task in "ab")
+    both = pd.concat([a, b.assign(score=0.0)])
+    rows = [
+        Row("pocket", name, {"tokens": 64}, SAME_SETTING, [], s)
+        for name, s in zip("xyzw", (a, b, both, both), strict=True)
+    ]
+    found = compared(*rows)
+    assert found.best == {2: 2, 3: 2} and found.from_best.keys() == {3}
+    assert found.scores[0].keys() == {"a"} and found.scores[2].keys() == {"a", "b"}
 
 
 def test_holms_correction_is_over_both_kinds_of_comparison():

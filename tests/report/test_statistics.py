@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import permutation_test
 
-from harness.report.statistics import average, clusters, distinguishable, interval, mcnemar, paired, sign_flip
+from harness.report import statistics
+from harness.report.statistics import Panel, holm, interval, mcnemar, paired, sign_flip
 
 
 def samples(scores: list[float], tasks: list[str] | None = None, images: list[str] | None = None) -> pd.DataFrame:
@@ -20,8 +21,9 @@ def samples(scores: list[float], tasks: list[str] | None = None, images: list[st
 
 def test_the_average_is_the_mean_over_tasks_of_each_tasks_mean():
     frame = samples([1, 1, 1, 0, 0], ["a", "a", "a", "a", "b"])
-    sums, counts = clusters(frame)
-    assert float(average(sums.sum(axis=0), counts.sum(axis=0))) == (0.75 + 0.0) / 2
+    panel = Panel([frame])
+    assert panel.tasks == ["a", "b"]
+    assert panel.means(panel.scores).tolist() == [[0.75], [0.0], [(0.75 + 0.0) / 2]]
     assert interval(frame).mean == 0.375
 
 
@@ -32,6 +34,69 @@ def test_a_constant_score_has_an_interval_of_no_width():
 def test_one_image_gives_no_interval():
     mean, low, high = interval(samples([1, 0], images=["x", "x"]))
     assert mean == 0.5 and np.isnan(low) and np.isnan(high)
+
+
+def test_every_score_of_every_row_has_its_interval_and_the_average_its_own():
+    tasks, images = ["a"] * 60 + ["b"] * 40, [str(i % 60) for i in range(60)] + [str(i % 40) for i in range(40)]
+    rng = np.random.default_rng(2)
+    frames = [samples(list((rng.random(100) < right).astype(float)), tasks, images) for right in (0.6, 0.9)]
+    panel = Panel(frames)
+    for frame, (a, b, both) in zip(frames, panel.intervals(panel.scores), strict=True):
+        for task, found in (("a", a), ("b", b)):
+            scores = frame.score[frame.task == task].to_numpy()
+            spread = 1.96 * scores.std() / len(scores) ** 0.5
+            assert found.mean == pytest.approx(scores.mean())
+            assert (found.high - found.low) / (2 * spread) == pytest.approx(1, abs=0.12)
+        assert both == interval(frame) and both.mean == pytest.approx((a.mean + b.mean) / 2)
+
+
+def test_rows_are_resampled_together_as_they_are_alone(monkeypatch):
+    rng = np.random.default_rng(5)
+    frames = [samples(list(rng.random(30)), ["a"] * 15 + ["b"] * 15) for _ in range(5)]
+    alone = [interval(frame) for frame in frames]
+    panel = Panel(frames)
+    assert [found[-1] for found in panel.intervals(panel.scores)] == [pytest.approx(each) for each in alone]
+    monkeypatch.setattr(statistics, "WIDTH", 6)  # two rows of two tasks and their average at a time
+    assert [found[-1] for found in panel.intervals(panel.scores)] == [pytest.approx(each) for each in alone]
+
+
+def test_a_task_of_one_image_and_a_task_that_a_row_has_not_get_no_interval():
+    one, two = samples([1, 0, 1, 0], list("aaab"), list("wxyz")), samples([1, 0, 1], list("aaa"), list("wxy"))
+    panel = Panel([one, two])
+    (a, b, both), (alone, none, average) = panel.intervals(panel.scores)
+    assert b.mean == 0.0 and np.isnan(b[1:]).all() and not np.isnan(both).any()
+    assert alone.mean == a.mean == pytest.approx(2 / 3) and np.isnan(none).all() and average == alone
+
+
+def test_each_scores_interval_covers_the_truth_with_questions_sharing_an_image():
+    rng = np.random.default_rng(4)
+    images = [str(i) for i in range(80) for _ in range(5)]
+    tasks = ["a", "a", "a", "b", "b"] * 80
+
+    def reality() -> list[float]:
+        mood = rng.random((80, 1))  # an image's questions go well or badly together; each is right half the time
+        return list((rng.random((80, 5)) < mood).ravel() * 1.0)
+
+    panel = Panel([samples(reality(), tasks, images) for _ in range(1000)])
+    found = np.array(panel.intervals(panel.scores))
+    hits = ((found[..., 1] <= 0.5) & (found[..., 2] >= 0.5)).mean(axis=0)
+    assert hits == pytest.approx([0.95] * 3, abs=0.02)
+
+
+def test_the_interval_of_a_paired_difference_covers_the_truth():
+    rng = np.random.default_rng(6)
+    images = [str(i) for i in range(100) for _ in range(2)]
+    ease = [np.repeat(rng.random(100), 2) for _ in range(1000)]
+    frames = [samples(list((rng.random(200) < 0.8 * each + 0.2) * 1.0), images=images) for each in ease]
+    frames += [samples(list((rng.random(200) < 0.8 * each + 0.1) * 1.0), images=images) for each in ease]
+    found = Panel(frames).differences([(1000 + i, i) for i in range(1000)])
+    assert np.mean([low <= -0.1 <= high for _, low, high, *_ in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_difference_is_of_the_samples_that_both_answered():
+    full = samples([1.0, 1.0, 0.0, 1.0])
+    found = paired(samples([0.0, 1.0, 1.0, None]).dropna(), full)
+    assert (found.mean, found.lost, found.gained, found.p) == (0.0, 1, 1, 1.0)
 
 
 def test_questions_about_one_image_count_as_one_draw():
@@ -66,8 +131,8 @@ def test_mcnemar_by_hand(gained, lost, p):
 
 def test_holm_by_hand():
     # sorted .01 .015 .03 .04 against .05/4 .05/3 .05/2 .05/1: the third fails, so the fourth does not count
-    assert distinguishable([0.04, 0.01, 0.03, 0.015]) == [False, True, False, True]
-    assert distinguishable([]) == []
+    assert holm([0.04, 0.01, 0.03, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+    assert holm([]) == []
 
 
 def test_right_and_wrong_are_compared_by_mcnemar():
@@ -94,9 +159,9 @@ def test_the_sign_flips_are_scipys_permutation_test():
         exact = permutation_test(
             (changes,), np.sum, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(1)
         ).pvalue
-        assert sign_flip(changes) == pytest.approx(exact, abs=0.02)
-    assert sign_flip(np.zeros(5)) == 1.0
-    assert sign_flip(np.array([1.0, 1, 1, 1])) == pytest.approx(2 / 16, abs=0.01)
+        assert sign_flip(changes[:, None]) == pytest.approx([exact], abs=0.02)
+    together = np.array([[0.0, 1], [0, 1], [0, 1], [0, 1]])
+    assert sign_flip(together) == pytest.approx([1.0, 2 / 16], abs=0.01)
 
 
 def test_a_fixed_reference_is_called_different_as_often_as_it_says():
@@ -121,4 +186,4 @@ def test_graded_scores_are_compared_by_flipping_signs():
 def test_graded_losses_stay_distinguishable_among_many_comparisons():
     # The smallest share of resamples must survive Holm's correction, or a large table calls every loss "the same".
     full, worse = samples([0.9] * 100), samples([0.5] * 100)
-    assert all(distinguishable([paired(worse, full).p] * 200))
+    assert max(holm([paired(worse, full).p] * 200)) <= 0.05
