@@ -91,6 +91,7 @@ def show(
     asked = [read_method(text, tokens, shape) for text in ("full", *methods)]
     if model in RANDOM and model != "random:pocket":  # told before its weights are made
         raise VtbenchError(f"--model: {model!r} has no processor, so it cannot answer; it serves for costs only")
+    from harness.lmms.images import unnormalised
     from harness.lmms.model import VtBench  # takes seconds, a mistake need not wait for it
 
     reads_clip = any(each.method.reads_clip for each in asked)
@@ -194,17 +195,6 @@ def _note(method: Method, shape: Shape, ledger: Ledger) -> str:
     if any(stage.needs & READS_THE_PROMPT for stage in method.stages(shape)):
         return "guided by attention from the prompt"
     return "" if method.name == "full" else "not guided by the question"
-
-
-def unnormalised(pixels: Tensor, processor: Any) -> NDArray[np.uint8]:
-    """Return the picture [H, W, 3] that the model saw, from its pixel values [3, H, W]."""
-    picture = pixels.float().cpu().permute(1, 2, 0)
-    if processor.do_normalize:
-        picture = picture * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
-    if processor.do_rescale:
-        picture = picture / processor.rescale_factor
-    seen: NDArray[np.uint8] = picture.round().clamp(0, 255).to(torch.uint8).numpy()
-    return seen
 
 
 def kept_grid(kept: Tensor, side: int) -> NDArray[np.bool_]:

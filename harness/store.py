@@ -1,4 +1,4 @@
-"""The results folder: `<sweep>/<trial id>/{trial.yaml, samples.parquet, record.json}`.
+"""The results folder: `<sweep>/<trial id>/{trial.yaml, samples.parquet, record.json}`, `<sweep>/images/*.webp`.
 
 `record.json` is written last and atomically, so its presence means that the trial is done. A trial that failed has
 `failure.json` instead. Needs no torch: reports are made from here.
@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What a trial leaves: record.json's content and samples.parquet's."""
+    """What a trial leaves: record.json's content and samples.parquet's, and the files of pictures by their ids."""
 
     record: dict[str, Any]
     samples: pd.DataFrame | None
+    pictures: dict[str, bytes] | None = None
 
 
 class Store:
@@ -36,18 +38,28 @@ class Store:
         """Whether the trial has its record."""
         return (self.folder / trial_id / "record.json").exists()
 
-    def write(self, trial: "Trial", record: dict[str, Any], samples: pd.DataFrame | None) -> None:
+    def write(self, trial: "Trial", result: Result) -> None:
         """Write a finished trial, its record last. Errors: ValueError for NaN in the record, OSError."""
-        folder = self._begin(trial)
+        folder, samples = self._begin(trial), result.samples
         if samples is not None:
             write_atomically(folder / "samples.parquet", lambda path: samples.to_parquet(path, index=False))
-        write_json(folder / "record.json", record)
+        self._show(result.pictures or {})
+        write_json(folder / "record.json", result.record)
         (folder / "failure.json").unlink(missing_ok=True)
 
     def fail(self, trial: "Trial", error: str, traceback: str) -> None:
         """Note why a trial failed; the next run tries it again."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self._begin(trial) / "failure.json", {"error": error, "traceback": traceback, "when": when})
+
+    def _show(self, pictures: dict[str, bytes]) -> None:
+        """Write the pictures that are not there: the trials of a sweep share them."""
+        folder = self.folder / "images"
+        new = {name: file for name, file in pictures.items() if not (folder / f"{name}.webp").exists()}
+        if new:
+            folder.mkdir(exist_ok=True)
+        for name, file in new.items():
+            write_atomically(folder / f"{name}.webp", partial(Path.write_bytes, data=file))
 
     def _begin(self, trial: "Trial") -> Path:
         folder = self.folder / trial.id

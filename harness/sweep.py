@@ -206,7 +206,7 @@ class _Loop:
             try:
                 # our own work here would disturb what another worker times
                 with device_to_itself(torch.device("cpu"), alone=False):
-                    self.store.write(trial, *result)
+                    self.store.write(trial, result)
                     self.after(result)
             except ValueError as error:
                 result = Failed(f"cannot be stored: {error}", traceback.format_exc())

@@ -100,7 +100,9 @@ def run(trial: Trial, warm: Warm) -> Result:
         },
     }
     accuracy = measured["scores"][1]
-    return Result(record, accuracy.samples if accuracy and "accuracy" in trial.measure else None)
+    if accuracy is None or "accuracy" not in trial.measure:
+        return Result(record, None)
+    return Result(record, accuracy.samples, accuracy.pictures)
 
 
 def observed(trial: Trial, warm: Warm) -> Measured:
@@ -111,7 +113,8 @@ def observed(trial: Trial, warm: Warm) -> Measured:
         encoder = text_encoder(trial, loaded, method)
         asks = trial.task is not None
         seen = ask(trial, loaded, method, warm.images) if asks else stand_in(trial, loaded, method, encoder)
-        tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", loaded.shape.patches))
+        patches = loaded.shape.patches
+        tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", patches), patches=patches)
         flops = None
         if "flops" in trial.measure:
             is_image = seen.prompt["input_ids"][0] == loaded.model.config.image_token_id
@@ -154,7 +157,7 @@ def counted(trial: Trial) -> Measured:
     lengths = tokens_per_layer(method.stages(shape), shape)
     text = trial.text_tokens + method.inserts_pseudo_cls
     sample = {"vit": [lengths.vit], "llm": lengths.llm, "visual_tokens": lengths.llm[0], "text_tokens": text}
-    tokens = realised([sample], nominal=trial.parameters.get("tokens", shape.patches))
+    tokens = realised([sample], nominal=trial.parameters.get("tokens", shape.patches), patches=shape.patches)
     encoder = text_side(trial.model) if method.reads_clip else None
     flops = count(config, lengths, text, method=method, before_image=BEFORE_IMAGE, text_encoder=encoder)
     return {

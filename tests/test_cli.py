@@ -6,7 +6,7 @@ import pytest
 
 from harness import cli
 from harness.spec import load_sweep
-from harness.store import Store
+from harness.store import Result, Store
 from methods.interface import Cut, Shape, Stage
 from methods.reduce import keep_all
 
@@ -79,7 +79,7 @@ def test_a_format_that_is_none_is_said(monkeypatch, capsys):
 def test_a_dry_run_tells_ids_schedules_and_what_is_done(tmp_path, file, monkeypatch, capsys):
     full, small, large = load_sweep(file).trials()
     store = Store(tmp_path / "results" / "x")
-    store.write(full, {"id": full.id}, None)
+    store.write(full, Result({"id": full.id}, None))
     store.fail(small, "no", "")
     assert vtbench(monkeypatch, "run", file, "--dry-run", "--out", tmp_path / "results") == 0
     head, names, *rows = capsys.readouterr().out.splitlines()

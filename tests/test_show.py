@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 
 from harness import show
 from harness.errors import VtbenchError
+from harness.lmms.images import unnormalised
 from harness.lmms.model import VtBench
 from harness.model.load import shape_of
 from harness.pocket.scenes import draw, scene
@@ -81,7 +82,7 @@ def test_borders_are_between_what_stays_and_what_went():
 
 def test_the_picture_is_what_the_model_saw(lm, inputs, picture):
     processor = lm.loaded.processor.image_processor
-    assert (show.unnormalised(inputs["pixel_values"][0], processor) == np.asarray(picture)).all()
+    assert (unnormalised(inputs["pixel_values"][0], processor) == np.asarray(picture)).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import yaml
 
 from harness import store
 from harness.spec import Trial, load_sweep
-from harness.store import Store, write_atomically
+from harness.store import Result, Store, write_atomically
 
 SAMPLES = pd.DataFrame({"doc_id": [0, 1], "answer": ["a", "é"], "score": [1.0, 0.0]})
 
@@ -26,13 +26,25 @@ def test_a_written_trial_is_done_and_reads_back(tmp_path, trials):
     kept = Store(tmp_path / "results" / "x")
     trial = trials[-1]
     assert not kept.done(trial.id) and kept.records() == [] and kept.failures() == []
-    kept.write(trial, record(trial), SAMPLES)
+    kept.write(trial, Result(record(trial), SAMPLES))
     assert kept.done(trial.id)
     assert kept.records() == [record(trial)]
     pd.testing.assert_frame_equal(kept.samples(trial.id), SAMPLES)
     folder = tmp_path / "results" / "x" / trial.id
     assert sorted(path.name for path in folder.iterdir()) == ["record.json", "samples.parquet", "trial.yaml"]
     assert Trial.model_validate(yaml.safe_load((folder / "trial.yaml").read_text()), strict=False) == trial
+
+
+def test_the_trials_of_a_sweep_share_their_pictures(tmp_path, trials):
+    kept = Store(tmp_path)
+    kept.write(trials[0], Result(record(trials[0]), SAMPLES, {"a": b"1", "b": b"2"}))
+    kept.write(trials[1], Result(record(trials[1]), SAMPLES, {"b": b"other", "c": b"3"}))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == {
+        "a.webp": b"1",
+        "b.webp": b"2",
+        "c.webp": b"3",
+    }
+    assert len(kept.records()) == 2
 
 
 def test_a_failure_is_kept_until_the_trial_succeeds(tmp_path, trials):
@@ -45,7 +57,7 @@ def test_a_failure_is_kept_until_the_trial_succeeds(tmp_path, trials):
         "full",
     )
     assert not kept.done(trials[0].id)
-    kept.write(trials[0], record(trials[0]), None)
+    kept.write(trials[0], Result(record(trials[0]), None))
     assert kept.failures() == [] and kept.done(trials[0].id) and kept.samples(trials[0].id) is None
 
 
@@ -61,14 +73,14 @@ def test_a_trial_that_could_not_be_written_whole_is_not_done(tmp_path, trials, b
 
     monkeypatch.setattr(store, "write_atomically", write)
     with pytest.raises(OSError, match="no space"):
-        Store(tmp_path).write(trials[0], record(trials[0]), SAMPLES)
+        Store(tmp_path).write(trials[0], Result(record(trials[0]), SAMPLES))
     assert not Store(tmp_path).done(trials[0].id)
     assert written == ["trial.yaml", "samples.parquet", "record.json"][: len(written)]
 
 
 def test_nan_never_enters_a_record(tmp_path, trials):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Store(tmp_path).write(trials[0], record(trials[0], latency=float("nan")), SAMPLES)
+        Store(tmp_path).write(trials[0], Result(record(trials[0], latency=float("nan")), SAMPLES))
     assert not Store(tmp_path).done(trials[0].id)
 
 
@@ -89,8 +101,8 @@ def test_trials_are_gathered_one_a_row(tmp_path, trials):
     kept = Store(tmp_path)
     full, topk, two, _ = trials
     latency = {"clock": "CPU time", "prefill_ms": {"median": 2.5, "raw": [2.0, 3.0]}}
-    kept.write(full, record(full, latency=None), SAMPLES)
-    kept.write(two, record(two, latency=latency), SAMPLES)
+    kept.write(full, Result(record(full, latency=None), SAMPLES))
+    kept.write(two, Result(record(two, latency=latency), SAMPLES))
     kept.fail(topk, "RuntimeError: out of memory", "")
     table = pd.read_parquet(kept.gather()).set_index("id")
     assert table.status.to_dict() == {full.id: "done", two.id: "done", topk.id: "failed"}

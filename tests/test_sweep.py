@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from harness.errors import VtbenchError
 from harness.progress import Board
 from harness.spec import Resources, Sweep, Trial, load_sweep
-from harness.store import Store
+from harness.store import Result, Store
 from harness.sweep import OBJECT_STORE, Queue, run
 
 
@@ -39,7 +39,7 @@ def fake(log: Path, *, kind: bool = False):
             record = {"id": trial.id, "trial": trial.model_dump(mode="json"), "device": device}
             if trial.method == "pooling" and not kind:
                 record["latency"] = float("nan")
-            return record, pd.DataFrame({"answer": ["a"]})
+            return Result(record, pd.DataFrame({"answer": ["a"]}))
 
         return execute
 
@@ -106,14 +106,14 @@ INTERRUPTED = """
 import pandas as pd, sys, time
 from pathlib import Path
 from harness.spec import Resources, load_sweep
-from harness.store import Store
+from harness.store import Result, Store
 from harness.sweep import run
 
 def prepare(device):
     def execute(trial):
         if trial.method != "full":
             time.sleep(1000)
-        return {"id": trial.id}, pd.DataFrame({"a": [1]})
+        return Result({"id": trial.id}, pd.DataFrame({"a": [1]}))
     return execute
 
 try:

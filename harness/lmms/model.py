@@ -1,7 +1,5 @@
 """The model that lmms-eval evaluates: LLaVA with a method attached, batched and greedy."""
 
-import hashlib
-from collections import OrderedDict
 from typing import Any, get_type_hints
 
 import torch
@@ -13,6 +11,7 @@ from tqdm import tqdm
 from transformers import BatchFeature
 
 from harness.errors import VtbenchError
+from harness.lmms.images import ImageCache, content
 from harness.model.attach import Attached, attach
 from harness.model.load import Loaded, load
 from harness.model.text import TextEncoder, load_text_encoder
@@ -23,7 +22,7 @@ from methods.interface import Method
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LLAVA_PROMPT = "USER: {images}{text} ASSISTANT:"
-IMAGE_CACHE_BYTES = 1 << 30
+SHOWN = 32  # of the samples of a task, the first ones, whose pictures are kept for people
 
 
 class VtBench(lmms):
@@ -47,7 +46,7 @@ class VtBench(lmms):
         text_encoder: str | None = None,
         trust_remote_code: bool = False,
         max_batch_size: int | None = None,
-        images: "ImageCache | None" = None,
+        images: ImageCache | None = None,
         **parameters: Any,
     ) -> None:
         super().__init__()
@@ -71,6 +70,7 @@ class VtBench(lmms):
         self.encoder = encoder_for(model, text_encoder)
         self.images = images if images is not None else ImageCache()
         self.observations: dict[tuple[str, int], dict[str, Any]] = {}
+        self.pictures: dict[str, bytes] = {}
         self._first: Instance | None = None
 
     def clean(self) -> None:
@@ -162,11 +162,17 @@ class VtBench(lmms):
         per_row: list[int],
         images: list[Image.Image],
     ) -> None:
-        tokens, text = attached.ledger.tokens, attached.ledger.text.tolist()
+        ledger = attached.ledger
+        tokens, text = ledger.tokens, ledger.text.tolist()
+        kept, merged = [patches.tolist() for patches in ledger.kept], ledger.merged
+        whole, guided = list(range(self.loaded.shape.patches)), self.method.reads_question
         image = 0
         for row, (request, count) in enumerate(zip(requests, per_row, strict=True)):
             mine = range(image, image + count)
             image += count
+            if request.args[3] < SHOWN:
+                processor = self.loaded.processor.image_processor
+                self.pictures |= {content(images[i]): self.images.webp(processor, images[i]) for i in mine}
             llm = [
                 sum(tokens.llm[i][layer] for i in mine)
                 for layer in range(len(self.loaded.model.model.language_model.layers))
@@ -174,7 +180,12 @@ class VtBench(lmms):
             self.observations[request.args[4], request.args[3]] = {
                 "question": request.args[0],
                 "images": count,
-                "pictures": [_content(images[i]) for i in mine],
+                "pictures": [content(images[i]) for i in mine],
+                "kept": [kept[i] for i in mine] if any(kept[i] != whole for i in mine) else None,
+                "merged": any(merged[i] for i in mine),
+                "words": [word for i in mine for word in ledger.guides[i].words]
+                if self.method.reads_question
+                else None,
                 "vit": [tokens.vit[i] for i in mine],
                 "llm": llm,
                 "visual_tokens": llm[0],
@@ -190,34 +201,9 @@ class VtBench(lmms):
         raise VtbenchError("task: it asks in several rounds; allowed are tasks that ask once")
 
 
-class ImageCache:
-    """Preprocessed images by content, so that the trials of a warm worker share them; the least used go first."""
-
-    def __init__(self) -> None:
-        self.kept: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self.bytes = 0
-
-    def pixels(self, processor: Any, image: Image.Image) -> torch.Tensor:
-        """Return the image's pixel values [3, H, W]."""
-        key = _content(image)
-        if key not in self.kept:
-            pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-            self.kept[key] = pixels
-            self.bytes += pixels.nbytes
-            while self.bytes > IMAGE_CACHE_BYTES and len(self.kept) > 1:
-                self.bytes -= self.kept.popitem(last=False)[1].nbytes
-        self.kept.move_to_end(key)
-        return self.kept[key]
-
-
 def encoder_for(model: Loaded, name: str | None) -> TextEncoder | None:
     """Return the named text encoder on the model's device; None leaves the choice to `attach`."""
     return None if name is None else load_text_encoder(name, str(model.model.device))
-
-
-def _content(image: Image.Image) -> str:
-    """Return what tells a picture from every other: a hash of its size and RGB values."""
-    return hashlib.blake2b(repr(image.size).encode() + image.convert("RGB").tobytes(), digest_size=16).hexdigest()
 
 
 def _method(name: str, parameters: dict[str, Any]) -> Method:

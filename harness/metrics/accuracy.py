@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Scores by leaf task and metric, and the samples behind them."""
+    """Scores by leaf task and metric, the samples behind them, and the pictures of some as webp files by content."""
 
     scores: dict[str, dict[str, float | None]]
     samples: pd.DataFrame
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     def record(self) -> dict[str, dict[str, float | None]]:
         """Return the record's `scores`."""
@@ -68,7 +69,7 @@ def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0)
         metrics = list(scores[leaf])
         rows += [_sample(lm, leaf, metrics, document) for document in documents]
         scores[leaf]["n"] = float(len(documents))
-    return Accuracy(scores, pd.DataFrame(rows).sort_values(["task", "doc_id"], ignore_index=True))
+    return Accuracy(scores, pd.DataFrame(rows).sort_values(["task", "doc_id"], ignore_index=True), lm.pictures)
 
 
 def _sample(lm: VtBench, task: str, metrics: list[str], document: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _sample(lm: VtBench, task: str, metrics: list[str], document: dict[str, Any]
         "answer": str(answer),
         "metric": metric,
         "score": _score(document.get(metric)),
-        "visual_tokens": seen["visual_tokens"],
+        **{key: seen[key] for key in ("visual_tokens", "pictures", "kept", "merged", "words")},
     }
 
 

@@ -12,6 +12,7 @@ from harness.errors import VtbenchError
 class Realised:
     """Mean visual tokens of a sample: into the LLM, into each ViT layer and each LLM layer; and its other tokens."""
 
+    patches: int
     nominal: int | None
     into_llm: float
     vit: tuple[float, ...]
@@ -26,6 +27,7 @@ class Realised:
     def record(self) -> dict[str, Any]:
         """Return record.json's "tokens"."""
         return {
+            "patches": self.patches,
             "nominal": self.nominal,
             "into_llm": self.into_llm,
             "vit": list(self.vit),
@@ -34,11 +36,11 @@ class Realised:
         }
 
 
-def realised(observations: Collection[Mapping[str, Any]], nominal: int | None) -> Realised:
+def realised(observations: Collection[Mapping[str, Any]], nominal: int | None, patches: int) -> Realised:
     """Return the means over samples.
 
     observations: mappings with "visual_tokens", "vit" (a list per image, which are summed), "llm", "text_tokens";
-    nominal: the budget that was asked for, None where the method adapts to each image.
+    nominal: the budget that was asked for, None where the method adapts to each image; patches: an image's, uncut.
     Errors: VtbenchError without samples, ValueError where samples have different numbers of layers.
     """
     if not observations:
@@ -52,6 +54,7 @@ def realised(observations: Collection[Mapping[str, Any]], nominal: int | None) -
     images = ([sum(layer) for layer in zip(none, *sample["vit"], strict=True)] for sample in observations)
 
     return Realised(
+        patches=patches,
         nominal=nominal,
         into_llm=fmean(sample["visual_tokens"] for sample in observations),
         vit=layers(images),

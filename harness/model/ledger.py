@@ -7,6 +7,7 @@ is padding at the end), K what stays of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 from weakref import ref
 
@@ -223,6 +224,13 @@ class Guide(NamedTuple):
     question: str
     spans: list[tuple[int, int]]
 
+    @property
+    def words(self) -> list[str]:
+        """What guided, ranges that touch as one."""
+        marked = {index for span in self.spans for index in range(*span)}
+        runs = groupby(range(len(self.question)), key=marked.__contains__)
+        return ["".join(self.question[index] for index in run) for is_marked, run in runs if is_marked]
+
 
 @dataclass
 class Ledger:
@@ -244,6 +252,13 @@ class Ledger:
     def kept(self) -> list[Tensor]:
         """The patches of each image that stand behind the tokens that the last LLM layer saw, in their order."""
         return _patches(self.frames[-1])
+
+    @property
+    def merged(self) -> list[bool]:
+        """Of each image whether one of these tokens stands for more or less than one patch."""
+        last = self.frames[-1]
+        found: list[bool] = ((last.patch >= 0) & (last.size != 1)).any(dim=1).tolist()
+        return found
 
     @property
     def entered(self) -> list[Tensor]:

@@ -1,3 +1,6 @@
+import io
+
+import numpy as np
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
@@ -5,7 +8,8 @@ from lmms_eval.models import get_model
 from PIL import Image
 
 from harness.errors import VtbenchError
-from harness.lmms.model import ImageCache, VtBench
+from harness.lmms.images import ImageCache
+from harness.lmms.model import VtBench
 from harness.lmms.pictures import pictures
 from harness.lmms.tasks import manager_for
 from harness.model.load import load
@@ -59,6 +63,9 @@ def test_observations_tell_the_tokens_of_every_layer(loaded):
         "question": DOCS[0]["question"],
         "images": 1,
         "pictures": [red],
+        "kept": lm.observations["t", 0]["kept"],
+        "merged": False,
+        "words": None,
         "vit": [[576] * 8],
         "llm": [576, 576, 64, 64, 64, 64],
         "visual_tokens": 576,
@@ -66,6 +73,41 @@ def test_observations_tell_the_tokens_of_every_layer(loaded):
     }
     assert lm.observations["t", 2]["llm"] == [1152, 1152, 128, 128, 128, 128]
     assert lm.observations["t", 3]["visual_tokens"] == 0 and lm.observations["t", 3]["vit"] == []
+
+
+def test_observations_tell_which_patches_were_kept(loaded):
+    lm = VtBench(loaded, "fastv", tokens=64, budget="kept", batch_size=4)
+    answers(lm)
+    for document, images in enumerate((1, 1, 2)):
+        kept = lm.observations["t", document]["kept"]
+        assert [len(set(patches)) for patches in kept] == [64] * images
+        assert all(patches == sorted(patches) and patches[0] >= 0 and patches[-1] < 576 for patches in kept)
+    assert lm.observations["t", 3]["kept"] is None
+    full = VtBench(loaded, "full", batch_size=4)
+    answers(full)
+    assert {each["kept"] is None and not each["merged"] for each in full.observations.values()} == {True}
+
+
+def test_observations_tell_what_merged_and_which_words_guided(loaded):
+    tome, ivtp = VtBench(loaded, "tome", tokens=64), VtBench(loaded, "ivtp", tokens=64)
+    answers(tome), answers(ivtp)
+    assert [tome.observations["t", document]["merged"] for document in range(4)] == [True, True, True, False]
+    assert tome.observations["t", 0]["words"] is None
+    for document in range(3):
+        words = ivtp.observations["t", document]["words"]
+        assert all(word in DOCS[document]["question"] for word in words)
+    assert any(ivtp.observations["t", document]["words"] for document in range(3))
+
+
+def test_pictures_are_what_the_model_saw(loaded):
+    lm = VtBench(loaded, "full", batch_size=4)
+    answers(lm)
+    seen = {name for each in lm.observations.values() for name in each["pictures"]}
+    assert lm.pictures.keys() == seen
+    (red,) = lm.observations["t", 0]["pictures"]
+    picture = np.asarray(Image.open(io.BytesIO(lm.pictures[red])).convert("RGB")).astype(int)
+    assert picture.shape == (120, 120, 3)
+    assert np.abs(picture - np.asarray(RED)).max() < 8
 
 
 def test_the_prompt_is_llavas_own(loaded):
@@ -122,7 +164,7 @@ def test_a_wrong_name_is_told(settings, message):
 
 
 def test_images_are_preprocessed_once_and_the_least_used_go_first(loaded, monkeypatch):
-    monkeypatch.setattr("harness.lmms.model.IMAGE_CACHE_BYTES", 400_000)
+    monkeypatch.setattr("harness.lmms.images.IMAGE_CACHE_BYTES", 400_000)
     cache, processor = ImageCache(), loaded.processor.image_processor
     first = cache.pixels(processor, RED)
     assert cache.pixels(processor, RED.copy()) is first

@@ -43,6 +43,10 @@ def test_samples_hold_question_answer_and_tokens(accuracy):
         "metric",
         "score",
         "visual_tokens",
+        "pictures",
+        "kept",
+        "merged",
+        "words",
     ]
     assert len(samples) == 28 and set(samples["visual_tokens"]) == {64}
     where = samples[samples["task"] == "pocket_tiny_where"]
