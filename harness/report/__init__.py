@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from harness.errors import VtbenchError
 from harness.report import figures
+from harness.report.cells import document
 from harness.report.compared import Compared
 from harness.report.differences import differences
 from harness.report.export import write_tables
@@ -55,7 +56,7 @@ def write(
     trials: Collection[str] | None = None,
     formats: Collection[str] = (),
 ) -> Path:
-    """Write `<out>/<sweep>.md` and its figures in `<out>/<sweep>/`; the same results give the same bytes.
+    """Write `<out>/<sweep>.md`, its numbers as `.json` and its figures in a folder; same results give the same bytes.
 
     shown: by default what the latest run of the sweep left; trials: ids of those to report, for the folder may hold
     older ones; by default all. formats: of `export.FORMATS`, in which its tables are written beside the figures.
@@ -69,13 +70,16 @@ def write(
         folder = Path(partial) / results.name
         folder.mkdir()
         body = _body(results, compared, folder, shown)
-        document = Path(partial) / "report.md"
-        document.write_text(body, encoding="utf-8")
+        markdown = Path(partial) / "report.md"
+        markdown.write_text(body, encoding="utf-8")
+        numbers = Path(partial) / "report.json"
+        numbers.write_text(document(results, compared, shown.convention), encoding="utf-8")
         for kind in formats:
             write_tables(body, folder, kind)
         shutil.rmtree(out / results.name, ignore_errors=True)
         os.replace(folder, out / results.name)
-        os.replace(document, out / f"{results.name}.md")
+        os.replace(numbers, out / f"{results.name}.json")
+        os.replace(markdown, out / f"{results.name}.md")
     return out / f"{results.name}.md"
 
 

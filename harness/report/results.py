@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,20 @@ class Row:
             for task, metrics in (record["scores"] or {}).items()
         }
 
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The main metric's name of every leaf task."""
+        found = [scores for record in self.records for scores in (record["scores"] or {}).items()]
+        return {task: name for task, metrics in found if (name := next((m for m in metrics if m != "n"), None))}
+
     def mean(self, *keys: str) -> float | None:
         """The mean over the row's trials of one number of their records; None where none has it."""
-        values = [value for record in self.records if (value := _dig(record, keys)) is not None]
+        values = [value for record in self.records if (value := dig(record, *keys)) is not None]
         return sum(values) / len(values) if values else None
 
 
-def _dig(value: Any, keys: tuple[str, ...]) -> Any:
+def dig(value: Any, *keys: str) -> Any:
+    """Return what stands at these keys of nested mappings, None where there is nothing."""
     for key in keys:
         if not isinstance(value, dict) or value.get(key) is None:
             return None
@@ -67,7 +75,7 @@ def _dig(value: Any, keys: tuple[str, ...]) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that what is derived from it can be kept
 class Results:
     """All rows of a sweep, the trials that failed with their reasons, and the sweep's folder."""
 
@@ -76,10 +84,15 @@ class Results:
     failures: list[tuple[dict[str, Any], str]]
     folder: Path = Path()
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
+
+    def lacks(self, row: Row) -> list[str]:
+        """Return the tasks that have a score elsewhere and none in this row."""
+        scores = row.scores
+        return [task for task in self.tasks if scores.get(task) is None]
 
     @property
     def asked(self) -> bool:
@@ -90,7 +103,7 @@ class Results:
         """Whether the sweep wanted this measured of anything."""
         return any(measure in record["trial"].get("measure", [measure]) for row in self.rows for record in row.records)
 
-    @property
+    @cached_property
     def differing(self) -> list[str]:
         """The settings that take several values for one model."""
         models = {row.model for row in self.rows}

@@ -2,11 +2,13 @@
 
 import html
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.report.cells import Column, columns, flops_unit
 from harness.report.compared import Compared
 from harness.report.results import Results, Row
 from harness.report.statistics import Interval
@@ -30,6 +32,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+@lru_cache(maxsize=1)
 def varied(results: Results) -> dict[str, list[str]]:
     """Return, by method, the parameters besides tokens that take several values in the sweep."""
     found = {}
@@ -40,6 +43,7 @@ def varied(results: Results) -> dict[str, list[str]]:
     return found
 
 
+@lru_cache(maxsize=1)
 def gridded(results: Results) -> dict[str, tuple[str, str]]:
     """Return the methods with a grid of two parameters or more, and the two that span its table."""
     return {method: (keys[0], keys[1]) for method, keys in varied(results).items() if len(keys) >= 2}
@@ -54,6 +58,7 @@ def commonest(results: Results, method: str) -> dict[str, Any]:
     return next({k: row.parameters[k] for k in keys} for row, s in zip(rows, sets, strict=True) if s == chosen)
 
 
+@lru_cache(maxsize=1)
 def in_main_table(results: Results) -> list[int]:
     """Return the rows of the main table; of a method whose scores have a grid, those at its commonest values."""
     grids = {method: commonest(results, method) for method in gridded(results)} if results.asks("accuracy") else {}
@@ -101,89 +106,71 @@ def main_table(results: Results, compared: Compared, convention: str) -> str:
 
 def _columns(results: Results, compared: Compared, convention: str) -> dict[str, Callable[[int], str]]:
     """Return each column's head and what it says of a row."""
+    measured = columns(results, compared, convention)
     names = short_names(results.tasks)
-    unit, divisor = flops_unit(results, convention)
     clock = next(
         (record["latency"]["clock"] for row in results.rows for record in row.records if record["latency"]), ""
     )
     clock = f", {clock}" if clock else ""
+    memories = [record["memory"] or {} for row in results.rows for record in row.records]
+    kinds = ", ".join(sorted({memory["peak_kind"] for memory in memories if memory.get("peak_kind")}))
 
-    def of(*keys: str, divisor: float = 1, digits: int = 1) -> Callable[[int], str]:
-        def cell(index: int) -> str:
-            value = results.rows[index].mean(*keys)
-            return NOT_MEASURED if value is None else f"{value / divisor:.{digits}f}".replace("-", "−")
-
-        return cell
+    def of(name: str) -> Callable[[int], str]:
+        return lambda index: written(measured, name, index) or NOT_MEASURED
 
     def average(index: int) -> str:
-        found = compared.average.get(index)
-        if found is None:
+        mean = written(measured, "average", index)
+        if mean is None:
             return NOT_MEASURED
-        present = [task for task in names if results.rows[index].scores.get(task) is not None]
-        part = f" ({len(present)} of {len(names)} tasks)" if len(present) < len(names) else ""
-        mean = f"**{100 * found.mean:.1f}**" if compared.best.get(index) == index else f"{100 * found.mean:.1f}"
+        lacking = len(results.lacks(results.rows[index]))
+        part = f" ({len(names) - lacking} of {len(names)} tasks)" if lacking else ""
+        mean = f"**{mean}**" if compared.best.get(index) == index else mean
         signs = [sign for sign, those in ((SAME, compared.same), (TIED, compared.tied)) if index in those]
         return " ".join([mean, *signs]) + part
 
-    def spread(index: int) -> str:
-        found = compared.average.get(index)
-        return "" if found is None else f"{100 * found.low:.1f}–{100 * found.high:.1f}"
-
     def retention(index: int) -> str:
-        return f"{100 * compared.retention[index]:.1f} %" if index in compared.retention else ""
+        rate = written(measured, "retention", index)
+        return f"{rate} %" if rate else ""
 
     def flops(index: int) -> str:
-        row, full = results.rows[index], compared.full[index]
-        cost = row.mean("flops", "total", convention)
-        whole = full.mean("flops", "total", convention) if full and full is not row else None
-        saved = f" ({100 * (cost / whole - 1):+.1f})".replace("-", "−") if cost and whole else ""
-        return NOT_MEASURED if cost is None else f"{cost / divisor:.3f}{saved}"
+        cost, change = (written(measured, name, index) for name in ("flops", "flops_change"))
+        signed = change if change is None or change.startswith("−") else f"+{change}"
+        return NOT_MEASURED if cost is None else f"{cost} ({signed})" if signed else cost
 
     def tokens(index: int) -> str:
-        into, mean = (results.rows[index].mean("tokens", key) for key in ("into_llm", "mean_llm"))
-        return NOT_MEASURED if into is None or mean is None else f"{into:.0f} / {mean:.0f}"
+        into, mean = (written(measured, name, index) for name in ("tokens_into_llm", "tokens_mean"))
+        return NOT_MEASURED if into is None or mean is None else f"{into} / {mean}"
 
     def prefill(index: int) -> str:
-        low, median, high = (results.rows[index].mean("latency", "prefill_ms", key) for key in ("q25", "median", "q75"))
-        return NOT_MEASURED if median is None else f"{median:.1f} ({low:.1f}–{high:.1f})"
+        median = written(measured, "prefill", index)
+        return NOT_MEASURED if median is None else f"{median} ({measured['prefill'].spread(index)})"
 
-    pruner = of("latency", "pruner_ms", "median")
-    memories = [record["memory"] or {} for row in results.rows for record in row.records]
-    kinds = sorted({memory["peak_kind"] for memory in memories if memory.get("peak_kind")})
-    peaks = {f"peak GB ({', '.join(kinds)})": of("memory", "peak_bytes", divisor=1e9, digits=2)} if kinds else {}
-    if any(memory.get("reserved_bytes") for memory in memories):
-        peaks["peak GB (CUDA reserved)"] = of("memory", "reserved_bytes", divisor=1e9, digits=2)
-    columns: dict[str, dict[str, Callable[[int], str]]] = {
+    pruner = of("pruner")
+    heads: dict[str, dict[str, Callable[[int], str]]] = {
         "accuracy": {
-            **{
-                text(name): lambda index, task=task: _score(results.rows[index].scores.get(task))  # type: ignore[misc]
-                for task, name in names.items()
-            },
+            **{text(name): of(f"score/{task}") for task, name in names.items()},
             "Avg.": average,
-            "95 %": spread,
+            "95 %": lambda index: measured["average"].spread(index) if "average" in measured else "",
             "Avg. rate": retention,
         },
-        "flops": {f"{unit} (%)": flops},
+        "flops": {f"{flops_unit(results, convention)[0]} (%)": flops},
         "latency": {
             f"prefill ms (quartiles){clock}": prefill,
-            "of it vision": of("latency", "vision_ms", "median"),
+            "of it vision": of("vision"),
             "of it pruner": lambda index: "" if results.rows[index].method == "full" else pruner(index),
-            "decode ms": of("latency", "decode_ms", "median"),
+            "decode ms": of("decode"),
         },
-        "memory": {"KV MB": of("memory", "kv_visual_bytes", divisor=1e6, digits=3)} | peaks,
+        "memory": {"KV MB": of("kv")}
+        | ({f"peak GB ({kinds})": of("peak")} if kinds else {})
+        | ({"peak GB (CUDA reserved)": of("reserved")} if "reserved" in measured else {}),
         "tokens": {"tokens into LLM / mean": tokens},
     }
-    return {head: cell for measure, found in columns.items() if results.asks(measure) for head, cell in found.items()}
+    return {head: cell for measure, found in heads.items() if results.asks(measure) for head, cell in found.items()}
 
 
-def _score(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{100 * value:.1f}" if value <= 1 else f"{value:.1f}"
-
-
-def flops_unit(results: Results, convention: str) -> tuple[str, float]:
-    """Return TFLOPs, or GFLOPs where the largest is below 0.1 TFLOPs, and what to divide by."""
-    largest = max((row.mean("flops", "total", convention) or 0.0 for row in results.rows), default=0.0)
-    return ("TFLOPs", 1e12) if largest >= 1e11 else ("GFLOPs", 1e9)
+def written(measured: dict[str, Column], name: str, index: int) -> str | None:
+    """Return a row's number as it is printed, None where it was not measured."""
+    return measured[name].written(index) if name in measured else None
 
 
 class Grid(NamedTuple):
