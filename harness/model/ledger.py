@@ -7,7 +7,6 @@ is padding at the end), K what stays of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import NamedTuple
 from weakref import ref
 
@@ -226,10 +225,9 @@ class Guide(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """What guided, ranges that touch as one."""
+        """The words that guided, or the parts of words."""
         marked = {index for span in self.spans for index in range(*span)}
-        runs = groupby(range(len(self.question)), key=marked.__contains__)
-        return ["".join(self.question[index] for index in run) for is_marked, run in runs if is_marked]
+        return "".join(letter if i in marked else " " for i, letter in enumerate(self.question)).split()
 
 
 @dataclass

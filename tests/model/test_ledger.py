@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.model.attach import attach
+from harness.model.ledger import Guide
 from harness.model.replay import recorded
 from methods import TRAINING_FREE
 from tests.model.tiny import CHOSEN, IMAGES, ROWS, TOKENIZER, batch, build, configured, images_of, run
@@ -75,3 +76,9 @@ def test_the_pseudo_cls_asks_only_which_words_are_relevant(asks, encoder):
     assert asks(build(), configured("ivtp", 9, guidance="none")) == []
     for group in (1, "all"):
         assert asks(build(), configured("ivtp", 9, group=group), encoder) == ["nonzero", "tolist"]
+
+
+def test_guiding_words_stand_apart_and_parts_of_words_count():
+    question = "is the small ring here?"
+    assert Guide(question, [(6, 12), (12, 16), (18, 20)]).words == ["small", "rin", "he"]
+    assert Guide(question, []).words == []
