@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageFile
 
-from harness import show
+from harness import panels, show
 from harness.errors import VtbenchError
 from harness.lmms.images import unnormalised
 from harness.lmms.model import VtBench
@@ -46,38 +45,12 @@ def file(tmp_path, picture) -> Path:
     return path
 
 
-def look(lm, inputs, text: str) -> show.Panel:
+def look(lm, inputs, text: str) -> panels.Panel:
     return show.look(lm, show.read_method(text, 64, SHAPE), inputs)
 
 
-def guided_by(panel: show.Panel) -> list[str]:
+def guided_by(panel: panels.Panel) -> list[str]:
     return [panel.question[start:stop].strip() for start, stop in panel.spans]
-
-
-def test_exactly_the_patches_that_went_are_pale():
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 200, (12, 12, 3), dtype=np.uint8)
-    grid = show.kept_grid(torch.tensor([7, 0, 7, 10]), 4)
-    assert [list(map(int, row)) for row in grid] == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
-    drawn = show.overlay(picture, grid)
-    for y in range(12):
-        for x in range(12):
-            stays = 4 * (y // 3) + x // 3 in (0, 7, 10)
-            red, green, blue = map(int, picture[y, x])
-            pale = round(0.65 * 255 + 0.35 * (0.299 * red + 0.587 * green + 0.114 * blue))
-            assert list(drawn[y, x]) == ([red, green, blue] if stays else [pale] * 3)
-
-
-def test_borders_are_between_what_stays_and_what_went():
-    grid = np.array([[True, True], [False, False]])
-    assert sorted(map(sorted, show.borders(grid))) == [
-        [(0, 0), (0, 1)],
-        [(0, 0), (1, 0)],
-        [(0, 1), (1, 1)],
-        [(1, 0), (2, 0)],
-        [(1, 1), (2, 1)],
-        [(2, 0), (2, 1)],
-    ]
 
 
 def test_the_picture_is_what_the_model_saw(lm, inputs, picture):
@@ -85,37 +58,10 @@ def test_the_picture_is_what_the_model_saw(lm, inputs, picture):
     assert (unnormalised(inputs["pixel_values"][0], processor) == np.asarray(picture)).all()
 
 
-@pytest.mark.parametrize(
-    ("text", "spans", "words"),
-    [
-        ("a bc d", [], [[("a", False)], [("b", False), ("c", False)], [("d", False)]]),
-        ("a bc\n d", [(1, 3), (6, 7)], [[("a", False)], [("b", True), ("c", False)], [("d", True)]]),
-        (" ", [(0, 1)], []),
-    ],
-)
-def test_marked_characters_are_those_of_the_spans(text, spans, words):
-    assert show.words(text, spans) == words
-
-
-def test_lines_hold_their_width_and_lose_no_character():
-    kind = show.Type(8)
-    text = "what is $x$ of " + "w" * 60 + " and the ring? " * 3
-    lines = kind.lines(show.words(text, [(20, 40)]), 1.5, most=99)
-    set_ = [["".join(letter for letter, _ in word) for word in line] for line in lines]
-    assert "".join(word for line in set_ for word in line) == "".join(text.split())
-    space = kind.width([(" ", False)])
-    assert all(sum(map(kind.width, line)) + space * (len(line) - 1) <= 1.5 for line in lines)
-    assert sum(marked for line in lines for word in line for _, marked in word) == 20
-    short = kind.lines(show.words(text, []), 1.5, most=2)
-    assert (
-        len(short) == 2 and short[-1][-1][-1] == ("…", False) and short[0] == kind.lines(show.words(text, []), 1.5)[0]
-    )
-
-
 def test_a_panel_tells_what_the_ledger_does(lm, inputs):
     panel = look(lm, inputs, "ivtp")
     assert (panel.label, panel.tokens, panel.merged, panel.answer) == ("ivtp", 64, False, "above")
-    assert panel.question == QUESTION and len(set(panel.kept.tolist())) == 64
+    assert panel.question == QUESTION and len(set(panel.kept)) == 64
     assert guided_by(panel) == ["orange", "square", "blue", "triangle"]
 
 
@@ -139,14 +85,14 @@ def test_a_panel_says_what_guided_and_what_merged(lm, inputs, text, merged, word
 
 def test_the_figure_has_every_text_as_it_is(lm, inputs, picture):
     panel = look(lm, inputs, "ivtp")._replace(answer="$x$ " * 100, merged=True)
-    figure = show.draw(np.asarray(picture), [panel] * 5, 5, "Model: $m$.")
+    figure = panels.draw([panels.Strip(np.asarray(picture), 5, [panel] * 5)], "Model: $m$.", columns=4)
     FigureCanvasAgg(figure).print_png(io.BytesIO())
     texts = [text.get_text() for text in figure.texts]
     marked = [text.get_text() for text in figure.texts if text.get_bbox_patch() is not None]
     assert marked == 5 * ["orange", "square", "blue", "triangle"]
     assert texts.count("$x…") == texts.count("tokens,") == 5 and texts[-1] == "$m$."
     assert len(figure.axes) == 5
-    expected = show.overlay(np.asarray(picture), show.kept_grid(panel.kept, 24))
+    expected = panels.overlay(np.asarray(picture), panels.kept_grid(panel.kept, 24))
     assert all((axes.images[0].get_array() == expected).all() for axes in figure.axes)
 
 
