@@ -1,4 +1,4 @@
-"""From a sweep's results folder to a markdown report with figures. Imports no torch."""
+"""From a sweep's results folder to a markdown report with figures, and a page of the same. Imports no torch."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ from harness.report.compared import Compared
 from harness.report.differences import differences
 from harness.report.export import write_tables
 from harness.report.footer import failure_list, provenance
+from harness.report.page import render
 from harness.report.published import published_tables
 from harness.report.results import Results, read
 from harness.report.tables import SAME, TIED, grid_table, grids, main_table, text
@@ -56,7 +57,7 @@ def write(
     trials: Collection[str] | None = None,
     formats: Collection[str] = (),
 ) -> Path:
-    """Write `<out>/<sweep>.md`, its numbers as `.json` and its figures in a folder; same results give the same bytes.
+    """Write `<out>/<sweep>.md`, `.html`, its numbers as `.json`, and a folder of figures; same results, same bytes.
 
     shown: by default what the latest run of the sweep left; trials: ids of those to report, for the folder may hold
     older ones; by default all. formats: of `export.FORMATS`, in which its tables are written beside the figures.
@@ -74,10 +75,13 @@ def write(
         markdown.write_text(body, encoding="utf-8")
         numbers = Path(partial) / "report.json"
         numbers.write_text(document(results, compared, shown.convention), encoding="utf-8")
+        page = Path(partial) / "report.html"
+        page.write_text(render(results, body, Path(partial)), encoding="utf-8")
         for kind in formats:
             write_tables(body, folder, kind)
         shutil.rmtree(out / results.name, ignore_errors=True)
         os.replace(folder, out / results.name)
+        os.replace(page, out / f"{results.name}.html")
         os.replace(numbers, out / f"{results.name}.json")
         os.replace(markdown, out / f"{results.name}.md")
     return out / f"{results.name}.md"

@@ -1,0 +1,171 @@
+"""What the page's sample browser knows: questions, pictures, and every row's answer and kept patches, as plain data."""
+
+import base64
+import json
+from collections.abc import Iterator
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.results import Results, Row
+from harness.report.tables import in_main_table, varied
+
+ANSWERS = 100_000  # samples × rows
+BYTES = 16_000_000  # of samples and pictures: what a browser opens at once
+LETTERS = 2_000  # of a question, a target or an answer
+COLUMNS = ("question", "target", "answer", "pictures", "kept", "merged", "words", "score")
+
+
+def browsed(results: Results) -> dict[str, Any] | None:
+    """Return what the browser shows, None where no trial left samples; the same results give the same data.
+
+    rows: name, budget, whether it is the full model, that row's number, whether the main table has it, patches a side.
+    samples: task, id, question, target, numbers of pictures (null: the store has none), one answer a row (null: not
+    asked): text, score (null: not scored), bit masks of the kept patches by picture (null: all), merged, words.
+    pictures: data URIs. samples are taken from the tasks in turn, up to ANSWERS and BYTES; total: all there are.
+    """
+    turns = _in_turn([row.samples for row in results.rows])
+    if not turns:
+        return None
+    taken = turns[: max(1, ANSWERS // len(results.rows))]
+    tables = [_by_sample(row.samples, set(taken)) for row in results.rows]
+    rows = _rows(results)
+    there = {path.stem: path for path in sorted((results.folder / "images").glob("*.webp"))}
+    numbers: dict[str, int] = {}
+    pictures: list[str] = []
+    samples: list[dict[str, Any]] = []
+    size = 0
+    for key in taken:
+        found = [table.get(key) for table in tables]
+        sample = _sample(key, found, [row["side"] for row in rows])
+        names = [name for name in sample["pictures"] if name in there]
+        new = {name: _data_uri(there[name]) for name in dict.fromkeys(names) if name not in numbers}
+        size += len(json.dumps(sample)) + sum(map(len, new.values()))
+        if samples and size > BYTES:
+            break
+        for name, uri in new.items():
+            numbers[name] = len(pictures)
+            pictures.append(uri)
+        sample["pictures"] = [numbers.get(name) for name in sample["pictures"]]
+        samples.append(sample)
+    place = {task: number for number, task in enumerate(dict.fromkeys(task for task, _ in turns))}
+    samples.sort(key=lambda sample: place[sample["task"]])
+    return {"rows": rows, "samples": samples, "pictures": pictures, "total": len(turns)}
+
+
+def _rows(results: Results) -> list[dict[str, Any]]:
+    keys = [(row.model, str(row.setting)) for row in results.rows]
+    full = {key: i for i, (key, row) in enumerate(zip(keys, results.rows, strict=True)) if row.method == "full"}
+    main, apart = set(in_main_table(results)), varied(results)
+    several = len({row.model for row in results.rows}) > 1
+    differing = results.differing
+    return [
+        {
+            "name": _name(row, apart[row.method], differing, several),
+            "budget": row.budget,
+            "is_full": row.method == "full",
+            "full": full.get(key),
+            "main": i in main,
+            "side": _side(row),
+        }
+        for i, (key, row) in enumerate(zip(keys, results.rows, strict=True))
+    ]
+
+
+def _name(row: Row, parameters: list[str], settings: list[str], model: bool) -> str:
+    """Return a row's name as `tables.label` has it, not escaped, and the model where there are several."""
+    shown = [row.model] if model else []
+    shown += [f"{key} {row.parameters[key]}" for key in parameters]
+    shown += [f"{key} {row.setting[key]}" for key in settings]
+    return f"{row.method} ({', '.join(shown)})" if shown else row.method
+
+
+def _side(row: Row) -> int | None:
+    patches = next((each["tokens"].get("patches") for each in row.records if each.get("tokens")), None)
+    return isqrt(patches) if patches and isqrt(patches) ** 2 == patches else None
+
+
+def _by_sample(samples: pd.DataFrame, taken: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return a row's answers to these samples, by task and document; a column that older stores lack is None."""
+    if samples.empty:
+        return {}
+    columns = [samples[name] if name in samples else [None] * len(samples) for name in COLUMNS]
+    keys = zip(samples["task"].astype(str), samples["doc_id"].astype(str), strict=True)
+    rows = zip(keys, *columns, strict=True)
+    return {key: dict(zip(COLUMNS, values, strict=True)) for key, *values in rows if key in taken}
+
+
+def _in_turn(tables: list[pd.DataFrame]) -> list[tuple[str, str]]:
+    """Return every sample that any row has, the first of each task, then the second of each, and so on."""
+    keys = [table[["task", "doc_id"]] for table in tables if len(table)]
+    if not keys:
+        return []
+    every = pd.concat(keys).drop_duplicates().astype(str)
+    turn = every.groupby("task", sort=False).cumcount()
+    ordered = every.iloc[turn.argsort(kind="stable")]
+    return list(zip(ordered["task"], ordered["doc_id"], strict=True))
+
+
+def _sample(key: tuple[str, str], found: list[dict[str, Any] | None], sides: list[int | None]) -> dict[str, Any]:
+    first = next(each for each in found if each)
+    return {
+        "task": key[0],
+        "id": key[1],
+        "question": _clipped(first["question"]),
+        "target": _clipped(first["target"]),
+        "pictures": [str(name) for name in _list(first["pictures"])],
+        "answers": [each and _answer(each, side) for each, side in zip(found, sides, strict=True)],
+    }
+
+
+def _answer(sample: dict[str, Any], side: int | None) -> list[Any]:
+    score, kept = sample["score"], sample["kept"]
+    masks = None if side is None or not _there(kept) else [_mask(patches, side) for patches in kept]
+    return [
+        _clipped(sample["answer"]),
+        float(score) if _there(score) else None,
+        masks,
+        bool(_there(sample["merged"]) and sample["merged"]),
+        [str(word) for word in _list(sample["words"])],
+    ]
+
+
+def _mask(patches: Any, side: int) -> str:
+    """Return which patches are there as bits, the first patch the lowest bit of the first byte, in base64."""
+    bits = np.zeros(side * side, dtype=bool)
+    places = np.asarray(patches, dtype=int)
+    bits[places[(places >= 0) & (places < len(bits))]] = True
+    return base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
+
+
+def _there(value: Any) -> bool:
+    """Whether it is neither None nor NaN."""
+    return not pd.api.types.is_scalar(value) or not pd.isna(value)
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if _there(value) else []
+
+
+def _clipped(value: Any) -> str:
+    shown = str(value) if _there(value) else ""
+    return shown if len(shown) <= LETTERS else f"{shown[:LETTERS]}… ({len(shown):,} characters)"
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def words(data: dict[str, Any]) -> Iterator[str]:
+    """Yield what a reader must know of these samples: how many the page has, and how many have pictures."""
+    samples, total = data["samples"], data["total"]
+    if len(samples) < total:
+        yield f"The page has {len(samples):,} of {total:,} samples, from the tasks in turn, so that it stays small."
+    pictured = sum(any(number is not None for number in sample["pictures"]) for sample in samples)
+    if not pictured:
+        yield "The store has no pictures of these samples."
+    elif pictured < len(samples):
+        yield f"{pictured:,} samples have their picture: the store keeps those of the first samples of each task."
