@@ -58,7 +58,7 @@ def run(
     if dry_run:
         print_trials(sweep, store)
         return
-    store.describe(sweep.axes.shown.model_dump(mode="json"))
+    store.describe(sweep.axes.shown.model_dump(mode="json") | {"trials": [trial.id for trial in sweep.trials()]})
     try:
         failed = run_trials(sweep, store, address)
     except KeyboardInterrupt:

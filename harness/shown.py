@@ -7,6 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Convention = Literal["flops", "macs", "ivtp", "lvpruning", "fastv", "sparsevlm"]
 
 
+SETTINGS = ("attention", "dtype")  # what a row of `published` may name beside a method's parameters
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +25,13 @@ def _row(entry: object) -> object:
     if not isinstance(entry, str) and not one:
         raise ValueError(f"{entry!r} is not possible; it should be a name, or {{name: {{parameter: value}}}}")
     return entry
+
+
+def parameters_of(entry: Any) -> Any:
+    """Return a row of `published` without what is no parameter of a method but a setting that a sweep can vary."""
+    if not isinstance(entry, dict) or not isinstance(given := next(iter(entry.values())), dict):
+        return entry
+    return {next(iter(entry)): {key: value for key, value in given.items() if key not in SETTINGS}}
 
 
 class Unreproduced(_Frozen):
@@ -43,8 +53,9 @@ class Published(_Frozen):
 
 
 class Shown(_Frozen):
-    """A report's text, its FLOPs convention, and the paper's tables beside it."""
+    """A report's text, its FLOPs convention, the paper's tables beside it, and the ids of the trials asked for."""
 
     description: str = ""
     convention: Convention = "flops"
     published: Published | None = None
+    trials: tuple[str, ...] = ()

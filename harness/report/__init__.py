@@ -13,7 +13,7 @@ from harness.report.cells import document
 from harness.report.compared import Compared
 from harness.report.differences import differences
 from harness.report.export import write_tables
-from harness.report.footer import failure_list, provenance
+from harness.report.footer import failure_list, provenance, state
 from harness.report.page import render
 from harness.report.published import published_tables
 from harness.report.results import Results, read
@@ -65,16 +65,17 @@ def write(
     """
     results = read(sweep_dir, trials)
     shown = _left(sweep_dir / "sweep.json") if shown is None else shown
+    asked = shown.trials if trials is None else trials
     compared = Compared(results)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as partial:
         folder = Path(partial) / results.name
         folder.mkdir()
-        body = _body(results, compared, folder, shown)
+        body = _body(results, compared, folder, shown, asked)
         markdown = Path(partial) / "report.md"
         markdown.write_text(body, encoding="utf-8")
         numbers = Path(partial) / "report.json"
-        numbers.write_text(document(results, compared, shown.convention), encoding="utf-8")
+        numbers.write_text(document(results, compared, shown.convention, asked), encoding="utf-8")
         page = Path(partial) / "report.html"
         page.write_text(render(results, body, Path(partial)), encoding="utf-8")
         for kind in formats:
@@ -96,11 +97,12 @@ def _left(path: Path) -> Shown:
         raise VtbenchError(f"{path}: is not what vtbench run leaves; remove it, or name the sweep's file") from None
 
 
-def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> str:
+def _body(results: Results, compared: Compared, folder: Path, shown: Shown, asked: Collection[str]) -> str:
     link = quote(results.name)
     parts = [f"# {text(results.name)}\n"]
     if shown.description:
         parts.append(f"{text(shown.description)}\n")
+    parts += [done] if (done := state(results, asked)) else []
     if any(row.model == "pocket" for row in results.rows):
         parts.append(POCKET)
     if shown.published and results.rows:
@@ -125,7 +127,7 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown) -> s
             if min(map(len, grid.values)) > 1:
                 figures.heat_map(grid, folder / f"grid_{number}.png")
                 parts.append(f"![{text(grid.title)}]({link}/grid_{number}.png)\n")
-    if results.failures:
-        parts += ["## Failed trials\n", failure_list(results)]
+    if results.failures or results.unreadable:
+        parts += ["## Failed or unreadable\n", failure_list(results)]
     parts += ["## Provenance\n", provenance(results, shown.convention)]
     return "\n".join(parts)

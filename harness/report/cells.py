@@ -1,6 +1,7 @@
 """Every number of a report with its interval, unit and trials: what tables print and `reports/<sweep>.json` holds."""
 
 import json
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -144,10 +145,11 @@ def _changes(results: Results, compared: Compared, costs: dict[int, Cell], conve
     return found
 
 
-def document(results: Results, compared: Compared, convention: str) -> str:
+def document(results: Results, compared: Compared, convention: str, asked: Collection[str]) -> str:
     """Return the report's numbers as JSON, one row, trial and column a line.
 
-    - `schema`, `sweep`, `convention`; `level`: of Holm's correction, over `comparisons` of them.
+    - `schema`, `sweep`, `convention`; `level`: of Holm's correction, over `comparisons` of them; `state`: trials asked
+      for, done, failed, not_run, others (done in an earlier run).
     - `columns`, by name as in `columns`: unit, digits that the markdown prints, what a cell's range is, the metric.
     - `rows`, in the report's order: `row` (its number), model, method, parameters, setting (what else its numbers
       depend on), budget, `lacks` (tasks that other rows have), `cells` by column: value (in the unit, not rounded),
@@ -156,7 +158,8 @@ def document(results: Results, compared: Compared, convention: str) -> str:
       row's number), difference, low, high in points; p, `corrected` p, `distinguishable`; lost, gained (samples);
       `detectable` (points). `hard`: the score on samples that an image made smaller gets wrong.
     - `trials`: by id: what ran, and its provenance: versions, device, commit, seed, protocol, start, seconds.
-    - `failed`: trials that failed, with the reason. Numbers have 12 significant digits.
+    - `failed`: trials that failed, with the reason; `unreadable`: what else lies in the folder, by name, and why.
+    Numbers have 12 significant digits. asked: ids of the sweep's trials.
     """
     measured = columns(results, compared, convention)
     rows = {id(row): i for i, row in enumerate(results.rows)}
@@ -169,6 +172,7 @@ def document(results: Results, compared: Compared, convention: str) -> str:
             "convention": convention,
             "level": LEVEL,
             "comparisons": len(compared.difference) + len(compared.from_best),
+            "state": results.state(asked)._asdict(),
             "columns": {
                 name: {key: value for key, value in column._asdict().items() if key != "cells" and value is not None}
                 for name, column in measured.items()
@@ -195,6 +199,7 @@ def document(results: Results, compared: Compared, convention: str) -> str:
             ],
             "trials": {record["id"]: _provenance(record, convention) for record in records},
             "failed": [{"trial": trial, "error": error} for trial, error in results.failures],
+            "unreadable": dict(results.unreadable),
         }
     )
 

@@ -1,21 +1,52 @@
-"""What stands below the tables: failed trials, and where the numbers come from."""
+"""What stands around the tables: how far the sweep is, failed trials, and where the numbers come from."""
 
+from collections.abc import Collection
 from typing import Any
 
 from harness.metrics.conventions import CONVENTIONS
 from harness.report.results import Results
-from harness.report.tables import NOT_MEASURED, text, varied
+from harness.report.tables import NOT_MEASURED, label, short_names, text, varied
+
+MOST = 30  # entries of a list; the JSON has all
+
+
+def state(results: Results, asked: Collection[str]) -> str:
+    """Return how far the sweep is and which rows lack tasks; empty when it is done."""
+    found = results.state(asked)
+    parts = []
+    if found.done < found.asked:
+        others = f" {found.others} more are from an earlier run." if found.others else ""
+        parts.append(
+            f"**{found.done} of {found.asked} trials done, {found.failed} failed, {found.not_run} not run.**{others}"
+        )
+    partial = [row for row in results.rows if any(record["scores"] for record in row.records) and results.lacks(row)]
+    names = short_names(results.tasks)
+    rows = [
+        f"{label(results, row)} at {row.budget} ({', '.join(text(names[task]) for task in results.lacks(row))})"
+        for row in partial[:MOST]
+    ]
+    if rows:
+        parts.append(
+            f"Rows that lack tasks, so that their averages are over fewer: {'; '.join(rows)}{_more(len(partial))}."
+        )
+    return "\n\n".join(parts) + "\n" if parts else ""
 
 
 def failure_list(results: Results) -> str:
-    """Return the failed trials and why."""
+    """Return the failed trials and what could not be read, and why."""
     lines = []
     for trial, error in results.failures:
         tokens = trial["parameters"].get("tokens", "")
         budget = "adaptive" if tokens is None else tokens
-        on = trial["task"] or f"{trial['text_tokens']} text tokens"
+        on = trial.get("task") or f"{trial.get('text_tokens')} text tokens"
         lines.append(f"- {text(trial['method'])} {budget} on {text(on)}: {text(error)}")
-    return "\n".join(lines) + "\n" if lines else ""
+    lines += [f"- {text(name)}: {text(why)}" for name, why in results.unreadable]
+    more = _more(len(lines))
+    return "\n".join([*lines[:MOST], *([f"- {more.strip()}"] if more else [])]) + "\n" if lines else ""
+
+
+def _more(count: int) -> str:
+    return f" and {count - MOST} more, which the JSON beside this report lists" if count > MOST else ""
 
 
 def _parameters(results: Results, method: str) -> str:

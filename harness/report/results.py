@@ -1,17 +1,18 @@
 """Reads a sweep's folder into rows: one a configuration, the tasks of its trials side by side."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
 from harness.errors import VtbenchError
+from harness.report.checked import BESIDE, Failure, UnreadableError, read_trial
 
 # Rows that differ in one of these answered other questions or with another model: they are never merged or compared.
 SETTING = ("text_tokens", "seed", "dtype", "attention", "compile", "limit", "batch_size", "text_encoder", "protocol")
@@ -75,19 +76,38 @@ def dig(value: Any, *keys: str) -> Any:
     return value
 
 
+class State(NamedTuple):
+    """How many trials a sweep asks for, done, failed and not run; others: done and not asked for."""
+
+    asked: int
+    done: int
+    failed: int
+    not_run: int
+    others: int
+
+
 @dataclass(frozen=True, eq=False)  # so that what is derived from it can be kept
 class Results:
-    """All rows of a sweep, the trials that failed with their reasons, and the sweep's folder."""
+    """All rows of a sweep, the trials that failed with their reasons, its folder, and what cannot be read in it."""
 
     name: str
     rows: list[Row]
     failures: list[tuple[dict[str, Any], str]]
     folder: Path = Path()
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     @cached_property
     def tasks(self) -> list[str]:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
+
+    def state(self, asked: Collection[str]) -> State:
+        """Return how far the sweep is. asked: ids of its trials; of an older run, which left none, those that ended."""
+        done = {record["id"] for row in self.rows for record in row.records}
+        failed = {trial.get("id", "") for trial, _ in self.failures}
+        wanted = set(asked) or done | failed
+        ended = len(wanted & done), len(wanted & failed)
+        return State(len(wanted), *ended, len(wanted) - sum(ended), len(done - wanted))
 
     def lacks(self, row: Row) -> list[str]:
         """Return the tasks that have a score elsewhere and none in this row."""
@@ -114,24 +134,26 @@ class Results:
 
 def read(folder: Path, trials: Collection[str] | None = None) -> Results:
     """Read what is done of a sweep, or of these trials of it. Errors: VtbenchError when nothing is."""
-    rows: dict[str, Row] = {}
-    done = []
-    failures = []
-    for trial_folder in sorted(path for path in folder.glob("*") if (path / "trial.yaml").exists()):
-        if trials is not None and trial_folder.name not in trials:
+    done: list[tuple[dict[str, Any], pd.DataFrame]] = []
+    failures: list[tuple[dict[str, Any], str]] = []
+    unreadable: list[tuple[str, str]] = []
+    if not folder.is_dir():
+        others = sorted(path.parent.name for path in folder.parent.glob("*/sweep.json"))
+        there = f"; there are {', '.join(others)}" if others else ""
+        raise VtbenchError(f"{folder}: no results to report; run the sweep first{there}")
+    for path in sorted(folder.iterdir()):
+        if path.name in BESIDE or path.name.startswith(".") or (trials is not None and path.name not in trials):
             continue
-        record_path = trial_folder / "record.json"
-        if record_path.exists():
-            record = json.loads(record_path.read_text(encoding="utf-8"))
-            samples_path = trial_folder / "samples.parquet"
-            samples = pd.read_parquet(samples_path) if samples_path.exists() else pd.DataFrame()
-            done.append((record, samples))
-        elif (trial_folder / "failure.json").exists():
-            trial = yaml.safe_load((trial_folder / "trial.yaml").read_text(encoding="utf-8"))
-            failure = json.loads((trial_folder / "failure.json").read_text(encoding="utf-8"))
-            failures.append((trial, failure["error"]))
+        try:
+            found = read_trial(path)
+        except UnreadableError as error:
+            unreadable.append((os.fsencode(path.name).decode(errors="replace"), str(error)))
+        else:
+            failures.append(found) if isinstance(found, Failure) else done.append(found)
     if not done and not failures:
-        raise VtbenchError(f"{folder}: no results to report; run the sweep first")
+        why = "; ".join(f"{name} {reason}" for name, reason in unreadable[:3])
+        raise VtbenchError(f"{folder}: no results to report; {why or 'run the sweep first'}")
+    rows: dict[str, Row] = {}
     versions = _task_versions([record for record, _ in done])
     for (record, samples), version in zip(done, versions, strict=True):
         trial = record["trial"]
@@ -156,7 +178,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             str(row.setting),
         )
     )
-    return Results(folder.resolve().name, order, failures, folder)
+    return Results(folder.resolve().name, order, failures, folder, unreadable)
 
 
 def _task_versions(records: list[dict[str, Any]]) -> list[str | None]:

@@ -186,7 +186,7 @@ def test_a_sweep_with_failures_alone_reports_them(sweep, tmp_path):
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-    assert "## Failed trials" in written(sweep, tmp_path)
+    assert "## Failed or unreadable" in written(sweep, tmp_path)
 
 
 def test_the_report_imports_no_torch():
