@@ -1,4 +1,4 @@
-"""The command line: `vtbench run`, `report`, `compare`, `flops`, `methods`, `show`. Imports wait for their command."""
+"""The command line, `vtbench run`, `report`, `compare`, `flops` and others. Imports wait for their command."""
 
 import json
 import sys
@@ -107,6 +107,14 @@ def compare(
     from harness.report.results import read
 
     print(compare(read(results / sweep), one, other))
+
+
+@app.command()
+def published() -> None:
+    """Check the papers' printed figures: averages and percentages against their cells, and table against table."""
+    from harness.report.published import page
+
+    print(page(), end="")
 
 
 @app.command()

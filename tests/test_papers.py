@@ -2,7 +2,7 @@ import pytest
 
 from harness import papers, spec
 from harness.errors import VtbenchError
-from tests.test_spec import BASE, COSTS, sweep
+from tests.test_spec import COSTS, sweep
 
 PUBLISHED = COSTS + "methods: full\npublished: {paper: lvpruning, tables: ['1'], rows: {LLaVA-1.5-7B: full}"
 MISSING = ", missing: {LVPruning rho=0.6: later, LVPruning rho=0.5: later, LVPruning rho=0.45: later}"
@@ -19,7 +19,6 @@ def test_a_setting_may_be_any_number(tmp_path):
 
 
 WRONG = {
-    BASE + "methods: full\npublished: {paper: a, tables: [b], rows: {}}\n": "published: is there without text_tokens",
     COSTS + "methods: full\npublished: {papr: x}\n": "published.papr: is not a key; did you mean paper?",
     COSTS + "methods: full\npublished: {paper: a, tables: [b], rows: {}, unreproduced: [{whre: 1}]}\n": "published."
     "unreproduced[0].whre: is not a key; did you mean where?",
@@ -70,6 +69,6 @@ def test_what_no_paper_prints_is_said_before_anything_runs(tmp_path, text, messa
 
 
 def test_printed_figures_that_are_not_there_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers.csv")
+    monkeypatch.setattr(papers, "PUBLISHED", tmp_path)
     with pytest.raises(VtbenchError, match=r"x\.yaml:published: .*papers\.csv cannot be read; vtbench has it where"):
         spec.check(sweep(tmp_path, PUBLISHED + MISSING + "}"))

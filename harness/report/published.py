@@ -1,115 +1,67 @@
-"""A paper's printed costs beside ours, in the paper's layout: published, ours and the difference.
+"""A paper's printed tables beside ours, and what does not fit in the papers themselves.
 
-A sweep file's `published` names the paper's tables and says which of its rows is which of ours. Nothing is fitted: ours
-is the record's number under the report's convention. `results/published/papers.csv` has what the papers print.
+A sweep file's `published` names the paper's tables and says which of its rows is which of ours. Nothing is fitted or
+averaged: ours is the record's number. `results/published/papers.csv` has what the papers print.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-from harness.errors import VtbenchError
-from harness.papers import PARTS, Figure, printed
-from harness.report.results import Results, Row
-from harness.report.tables import NOT_MEASURED, table, text
+from harness.findings import conflicts, findings
+from harness.papers import BENCHMARKS, paper_model, printed, read_figures, table_name
+from harness.report.compared import Compared
+from harness.report.printed_costs import costs_table
+from harness.report.printed_scores import scores_table
+from harness.report.results import Results
+from harness.report.tables import text
 from harness.shown import Published
 
-CLOSE = 0.02
-HEADS = {"tflops": "TFLOPs", "tflops_vit": "ViT", "tflops_llm": "LLM", "tflops_extra": "extra"}
-UNREPRODUCED = "†"
 
+def published_tables(results: Results, compared: Compared, published: Published, convention: str) -> str:
+    """Return every printed table with ours beside it and what a check of its figures found. Errors: VtbenchError.
 
-class Cell(NamedTuple):
-    """One printed figure and ours."""
-
-    row: str
-    column: str
-    printed: float
-    ours: float | None
-    reason: str | None  # why it cannot be had
-
-    @property
-    def difference(self) -> float | None:
-        """Ours relative to what is printed."""
-        return None if self.ours is None else self.ours / self.printed - 1
-
-    @property
-    def close(self) -> bool:
-        """Whether ours is within 2 %."""
-        return self.difference is not None and abs(self.difference) <= CLOSE
-
-
-def published_tables(results: Results, published: Published, convention: str) -> str:
-    """Return every printed table with ours, and how many of its figures are within 2 %. Errors: VtbenchError."""
+    A table of models that the sweep has not is not held against what it has.
+    """
     parts = []
-    for number, figures in printed(published).items():
-        cells = list(_cells(results, published, figures, convention))
-        parts.append(f"### {text(published.paper)}, Table {text(number)}\n\n{_table(cells)}\n{_verdict(cells)}")
+    for number, figures in printed(published, costs=results.asked).items():
+        here = list(dict.fromkeys(paper_model(row.model) for row in results.rows))
+        there = list(dict.fromkeys(figure.model for figure in figures))
+        parts.append(f"### {text(table_name(published.paper, number))}\n")
+        if not set(here) & set(there):
+            parts.append(f"Its figures are of {', '.join(there)} and are not held against {', '.join(here)}.\n")
+        elif results.asked:
+            parts.append(costs_table(results, published, figures, convention))
+        else:
+            parts.append(scores_table(results, compared, published, figures, convention))
+        parts += [found] if (found := _found(published.paper, number)) else []
     return "\n".join(parts)
 
 
-def _cells(results: Results, published: Published, figures: list[Figure], convention: str) -> Iterator[Cell]:
-    for figure in figures:
-        reason = next((entry.reason for entry in published.unreproduced if figure.fits(entry.where)), None)
-        length = figure.setting.get("text_tokens")
-        column = HEADS[figure.metric] if length is None else f"text_tokens {length}, {HEADS[figure.metric]}"
-        if figure.row in published.missing:
-            yield Cell(figure.row, column, figure.value, None, published.missing[figure.row])
-        else:
-            row = _ours(results, published.rows[figure.row], figure)
-            ours = _sum(row, figure.metric, convention)
-            yield Cell(figure.row, column, figure.value, ours, None if ours is None else reason)
-
-
-def _ours(results: Results, entry: str | dict[str, dict[str, Any] | None], figure: Figure) -> Row | None:
-    """Return the row of this method and setting, None where it is not done. Errors: VtbenchError for several."""
-    method, parameters = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-
-    def fits(row: Row) -> bool:
-        known = row.setting | {key: value for key, value in row.parameters.items() if value is not None}
-        return (
-            row.method == method
-            and row.model.removeprefix("random:") == figure.model
-            and all(known.get(key) == value for key, value in (parameters or {}).items())
-            and all(str(known[key]) == value for key, value in figure.setting.items() if key in known)
-        )
-
-    found = [row for row in results.rows if fits(row)]
-    if len(found) > 1:
-        raise VtbenchError(f"published: {entry!r} fits {len(found)} rows of the sweep; name the parameters that differ")
-    return found[0] if found else None
-
-
-def _sum(row: Row | None, metric: str, convention: str) -> float | None:
-    values = [row.mean("flops", "parts", convention, part) if row else None for part in PARTS[metric]]
-    known = [value for value in values if value is not None]
-    return sum(known) / 1e12 if len(known) == len(values) else None
-
-
-def _table(cells: list[Cell]) -> str:
-    """Return rows × columns, each cell `printed / ours (difference)`."""
-    columns = list(dict.fromkeys(cell.column for cell in cells))
-    by_place = {(cell.row, cell.column): cell for cell in cells}
-    lines = [
-        [text(row), *(_written(by_place[row, column]) if (row, column) in by_place else "" for column in columns)]
-        for row in dict.fromkeys(cell.row for cell in cells)
+def page() -> str:
+    """Return what the papers' figures say of themselves: the markdown of `vtbench published`."""
+    figures = read_figures()
+    whole = {(f.paper, f.table, f.row, f.model) for f in figures if f.metric in BENCHMARKS}
+    counts = [
+        f"{sum(f.metric == metric and (f.paper, f.table, f.row, f.model) in whole for f in figures)} {words}"
+        for metric, words in (("avg", "averages"), ("avg_rate", "average rates"))
     ]
-    return table(["published / ours", *(text(column) for column in columns)], lines)
+    counts.append(f"{sum(f.metric == 'tflops_change' for f in figures)} changes of TFLOPs")
+    return "\n".join(
+        [
+            "# The papers' figures, checked\n",
+            f"`vtbench published` made this of the {len(figures)} printed figures in results/published. "
+            f"{', '.join(counts)} were worked out from the figures beside them, and what is printed in several places "
+            "was held against each other. Only what no rounding explains is here: a printed figure may be off by half "
+            "a unit of its last digit.\n",
+            "## What the figures beside it do not give\n",
+            *(f"- {text(f'{found.figure.source}, {found.figure.row}: {found.words}.')}" for found in findings(figures)),
+            "",
+            "## What is printed differently in several places\n",
+            "Nothing of it is averaged or chosen: a report marks the cell and names every place.\n",
+            *(f"- {text(f'{conflict.words}.')}" for conflict in conflicts(figures)),
+            "",
+        ]
+    )
 
 
-def _written(cell: Cell) -> str:
-    if cell.difference is None:
-        return f"{cell.printed:g} / {NOT_MEASURED}"
-    mark = "" if cell.close else f" {UNREPRODUCED if cell.reason else '**off**'}"
-    return f"{cell.printed:g} / {cell.ours:.3f} ({100 * cell.difference:+.1f} %){mark}".replace("-", "−")
-
-
-def _verdict(cells: list[Cell]) -> str:
-    counted = [cell for cell in cells if cell.ours is not None]
-    lines = [
-        f"{sum(cell.close for cell in counted)} of {len(counted)} counted figures are within 2 % of the printed ones."
-    ]
-    reasons = dict.fromkeys(cell.reason for cell in counted if cell.reason and not cell.close)
-    lines += [f"{UNREPRODUCED} {text(reason)}" for reason in reasons]
-    missing = {cell.row: cell.reason for cell in cells if cell.ours is None}
-    lines += [f"{text(row)}: not measured{f', {text(reason)}' if reason else ''}." for row, reason in missing.items()]
-    return "\n\n".join(lines) + "\n"
+def _found(paper: str, table: str) -> str:
+    found = [each for each in findings(read_figures()) if (each.figure.paper, each.figure.table) == (paper, table)]
+    lines = [f"- {text(f'{each.figure.row}: {each.words}.')}" for each in found]
+    return "\n".join(["In print, whatever was rounded:\n", *lines]) + "\n" if lines else ""

@@ -2,7 +2,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from harness import papers, report
@@ -58,7 +57,8 @@ def add(
 def folder(tmp_path, monkeypatch) -> Path:
     file = tmp_path / "papers.csv"
     file.write_text(PRINTED)
-    monkeypatch.setattr(papers, "PAPERS", file)
+    monkeypatch.setattr(papers, "PUBLISHED", tmp_path)
+    (tmp_path / "changes.csv").write_text("")
     folder = tmp_path / "results" / "mine"
     add(folder, "a", "full", {}, 128, 1.0, 9.1)
     add(folder, "b", "full", {}, 512, 1.0, 18.0)
@@ -114,7 +114,7 @@ def test_a_trial_without_text_tokens_is_no_printed_length(folder, tmp_path):
 
 
 def test_parts_are_compared_with_parts(folder, tmp_path):
-    markdown = written(folder, tmp_path, tables=("9",))
+    markdown = written(folder, tmp_path, tables=("9",), rows={"IVTP": ROWS["IVTP"]}, missing={})
     assert line(markdown, "IVTP")[1:] == ["0.2 / 0.198 (−1.0 %)", "7 / 7.800 (+11.4 %) **off**"]
 
 
@@ -122,6 +122,10 @@ def test_parts_are_compared_with_parts(folder, tmp_path):
     ("changes", "message"),
     [
         ({"tables": ("7",)}, "published.tables: ivtp has no costs in table '7'; allowed are 3, 9"),
+        (
+            {"rows": ROWS | {"ToMe": "tome"}},
+            "published.rows.ToMe: is no row of these tables; allowed are LLaVA, IVTP, Honeybee",
+        ),
         ({"missing": {}}, "published.rows: row 'Honeybee' of table 3 is in neither rows nor missing"),
         (
             {"rows": ROWS | {"IVTP": "ivtp"}},
@@ -152,7 +156,7 @@ def test_a_report_by_name_shows_what_the_run_left(folder, tmp_path):
 
 
 def test_the_printed_figures_are_read():
-    assert len(pd.read_csv(papers.PAPERS)) == 825
+    assert len(papers.read_figures()) == 825 + 64
 
 
 def test_a_sweep_json_that_is_broken_is_said(folder, tmp_path):
