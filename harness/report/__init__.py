@@ -113,10 +113,9 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown, aske
         parts += [f"## {title}\n", main_table(results, compared, shown.convention)]
         parts.append(READING if results.asks("accuracy") else COSTS if results.asked else SPENT)
         parts += [TIMES] if results.asks("latency") else []
+    drawn = figures.section(results, compared, folder, link, shown.convention)
+    parts += [drawn] if drawn else []
     if compared.average:
-        figures.accuracy_tokens(results, compared, folder / "accuracy_tokens.png")
-        figures.accuracy_flops(results, compared, folder / "accuracy_flops.png", shown.convention)
-        parts += [f"![Accuracy against {what}]({link}/accuracy_{what.lower()}.png)\n" for what in ("tokens", "FLOPs")]
         apart = differences(results, compared)
         parts += ["## Which differences are real\n", apart] if apart else []
         found = grids(results, compared)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.axes import Axes
 
 from harness import report
 from harness.errors import VtbenchError
-from harness.report import figures
 from harness.shown import Shown
 
 TASKS = ["pocketvqa_count", "pocketvqa_where"]
@@ -314,8 +314,8 @@ def test_a_method_that_adapts_has_a_heading_of_its_own_and_stands_at_its_realise
     trial = {"method": "prumerge+", "parameters": {"tokens": None}, "task": "pocketvqa"}
     (failed / "trial.yaml").write_text(yaml.safe_dump(trial))
     (failed / "failure.json").write_text(json.dumps({"error": "no", "traceback": ""}))
-    draw = figures.Axes.errorbar
-    monkeypatch.setattr(figures.Axes, "errorbar", lambda axes, x, *a, **k: places.extend(x) or draw(axes, x, *a, **k))
+    draw = Axes.errorbar
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, x, *a, **k: places.extend(x) or draw(axes, x, *a, **k))
     markdown = written(folder, tmp_path)
     headings = [line.split("**")[1] for line in markdown.splitlines() if line.startswith("| **")]
     assert headings == ["all tokens", "64 tokens", "16 tokens", "adaptive"]

@@ -1,0 +1,194 @@
+"""Accuracy against what it costs: tokens, FLOPs, time or memory, with intervals and the Pareto frontier."""
+
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
+
+from harness.report.compared import Compared
+from harness.report.figures.style import (
+    COLORS,
+    FRONTIER,
+    FULL,
+    MARKERS,
+    OTHERS,
+    WIDTH,
+    Lines,
+    full_rows,
+    line_name,
+    panels,
+    plt,
+    save,
+)
+from harness.report.frontier import Point, beaten, frontier
+from harness.report.results import Results, Row
+from harness.report.statistics import Interval
+from harness.report.tables import flops_unit
+
+
+class Cost(NamedTuple):
+    """A kind of cost: the file's name, its words in the text and along the axis, each row's, and whether by octaves."""
+
+    name: str
+    words: str
+    label: str
+    of: dict[int, Interval]
+    octaves: bool
+
+
+def costs(results: Results, convention: str) -> list[Cost]:
+    """Return what the rows cost, in every kind."""
+    unit, divisor = flops_unit(results, convention)
+    clocks = sorted({r["latency"]["clock"] for row in results.rows for r in row.records if r["latency"]})
+    adapts = any(row.adaptive for row in results.rows)
+
+    def counted(*keys: str, divisor: float = 1) -> dict[int, Interval]:
+        found = {i: value for i, row in enumerate(results.rows) if (value := row.mean(*keys)) is not None}
+        return {i: Interval(*[value / divisor] * 3) for i, value in found.items()}
+
+    tokens = {i: Interval(*[float(row.tokens)] * 3) for i, row in enumerate(results.rows) if row.tokens}
+    timed = {
+        i: Interval(*(row.mean("latency", "prefill_ms", key) or 0.0 for key in ("median", "q25", "q75")))
+        for i, row in enumerate(results.rows)
+        if row.mean("latency", "prefill_ms", "median") is not None
+    }
+    return [
+        Cost(
+            "tokens",
+            "visual tokens",
+            f"visual tokens (nominal budget{', adaptive: realised mean' if adapts else ''})",
+            counted("tokens", "mean_llm") | tokens,
+            True,
+        ),
+        Cost(
+            "flops",
+            unit,
+            f"{unit} of vision and prefill (convention {convention})",
+            counted("flops", "total", convention, divisor=divisor),
+            False,
+        ),
+        Cost("time", "prefill time", f"ms of vision and prefill ({', '.join(clocks)}; bars: quartiles)", timed, False),
+        Cost(
+            "kv",
+            "KV-cache bytes",
+            "MB of the visual tokens' KV cache",
+            counted("memory", "kv_visual_bytes", divisor=1e6),
+            True,
+        ),
+    ]
+
+
+def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, path: Path) -> list[str] | None:
+    """Draw one line a method, on several panels where there are many, each with the others behind it in grey.
+
+    The full model is a dashed line with its interval as a band. Returns the names of what is on the frontier, None
+    where nothing is drawn: fewer than two pruned rows differ in cost.
+    """
+    points = {i: Point(cost.of[i], compared.average[i]) for rows in lines.values() for i in rows if i in cost.of}
+    if len({point.cost.mean for point in points.values()}) < 2:
+        return None
+    whole = full_rows(results, compared)
+    points |= {i: Point(cost.of[i], compared.average[i]) for i in whole if i in cost.of}
+    peers: dict[tuple[str, str], dict[int, Point]] = {}  # what answered the same questions with the same model
+    for i, point in points.items():
+        row = results.rows[i]
+        peers.setdefault((row.model, str(row.setting)), {})[i] = point
+    best = [frontier(each) for each in peers.values()]
+    hollow = set().union(*(beaten(each) for each in peers.values()))
+
+    groups = panels(lines)
+    columns = min(2, len(groups))
+    rows = -(-len(groups) // columns)
+    size = (WIDTH, 4.6) if len(groups) == 1 else (WIDTH, 3.4 * rows)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    figure.supylabel("average score over tasks (%)", fontsize=10)
+    figure.supxlabel(cost.label, fontsize=10)
+    for axes in grid.flat[len(groups) :]:
+        axes.set_axis_off()
+    for axes, own in zip(grid.flat, groups, strict=False):
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelbottom=True)
+        shared = _draw_full(axes, results, compared, whole, points)
+        shared.append(_draw_frontier(axes, points, best))
+        for name in [name for name in lines if name not in own]:
+            behind = sorted((points[i].cost.mean, 100 * points[i].score.mean) for i in lines[name] if i in points)
+            axes.plot(*zip(*behind, strict=True), color=OTHERS, linewidth=0.8, zorder=1) if behind else None
+        keys = []
+        for index, name in enumerate(own):
+            beside = 2 ** (0.04 * (index - (len(own) - 1) / 2)) if cost.octaves else 1.0
+            found = {i: points[i] for i in lines[name] if i in points}
+            keys.append(_draw_line(axes, found, hollow, beside, name, COLORS[index], MARKERS[index]))
+        if cost.octaves:
+            _octaves(axes, results, cost)
+        else:
+            axes.set_xlim(left=0)
+        if len(groups) > 1:
+            axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, fontsize=9)
+    shared.append(
+        Line2D([], [], color=FULL, marker="o", markerfacecolor="white", linestyle="none", label="beaten for sure")
+    )
+    if len(groups) == 1:
+        figure.legend(handles=[*keys, *shared], loc="outside right upper", frameon=False, fontsize=9)
+    else:
+        figure.legend(handles=shared, loc="outside upper center", ncols=len(shared), frameon=False, fontsize=9)
+    save(figure, path)
+    return [_named(results, results.rows[i]) for each in best for i in each]
+
+
+def _named(results: Results, row: Row) -> str:
+    return line_name(results, row) + (f" {row.tokens}" if row.tokens else "")
+
+
+def _octaves(axes: Axes, results: Results, cost: Cost) -> None:
+    axes.set_xscale("log", base=2)
+    budgets = sorted({row.tokens for row in results.rows if row.tokens})
+    if cost.name == "tokens" and len(budgets) < 8:  # of more the labels would overlap
+        axes.set_xticks(budgets)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_frontier(axes: Axes, points: dict[int, Point], best: list[list[int]]) -> Line2D:
+    for each in best:
+        steps = [(points[i].cost.mean, 100 * points[i].score.mean) for i in each]
+        steps.append((max(point.cost.mean for point in points.values()), steps[-1][1]))
+        axes.plot(*zip(*steps, strict=True), color=FRONTIER, linewidth=0.9, drawstyle="steps-post", zorder=1.5)
+    return Line2D([], [], color=FRONTIER, linewidth=0.9, drawstyle="steps-post", label="Pareto frontier")
+
+
+def _draw_full(
+    axes: Axes, results: Results, compared: Compared, rows: list[int], points: dict[int, Point]
+) -> list[Line2D]:
+    keys = []
+    for i, style in zip(rows, cycle(("--", ":", "-.")), strict=False):
+        mean, low, high = (100 * value for value in compared.average[i])
+        name = line_name(results, results.rows[i])
+        keys.append(axes.axhline(mean, color=FULL, linestyle=style, linewidth=1, label=name))
+        axes.axhspan(low, high, color=FULL, alpha=0.12, linewidth=0)
+        if i in points:
+            axes.plot([points[i].cost.mean], [mean], color=FULL, marker="P", linestyle="none")
+    return keys
+
+
+def _draw_line(
+    axes: Axes, points: dict[int, Point], hollow: set[int], beside: float, label: str, color: str, marker: str
+) -> Line2D:
+    order = sorted(points, key=lambda i: points[i].cost.mean)
+    xs = [points[i].cost.mean * beside for i in order]
+    ys = [100 * points[i].score.mean for i in order]
+    spreads = [
+        [[unit * (v.mean - v.low) for v in values], [unit * (v.high - v.mean) for v in values]]
+        for values, unit in (([points[i].cost for i in order], 1.0), ([points[i].score for i in order], 100.0))
+    ]
+    wide = any(map(any, spreads[0]))
+    across, cap = (spreads[0], 0) if wide else (None, 2)
+    axes.errorbar(xs, ys, spreads[1], across, color=color, linewidth=1.4, elinewidth=0.8, capsize=cap)
+    for x, y, i in zip(xs, ys, order, strict=True):
+        axes.plot(x, y, color=color, marker=marker, markerfacecolor="white" if i in hollow else color, markersize=5.5)
+    return Line2D([], [], color=color, marker=marker, linewidth=1.4, markersize=5.5, label=label)

@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.report import figures
+from harness.report.compared import Compared
+from harness.report.figures import curves, style
+from harness.report.results import SETTING, Results, Row
+
+SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
+TASKS = ("vqa_count", "vqa_where")
+LAYERS = 4
+
+
+def row(method: str, right: float, tokens: int | None = None, **changed) -> Row:
+    """A row whose first share of each task's answers is right; changed: parts of its record."""
+    n = 40
+    samples = pd.DataFrame(
+        {
+            "task": np.repeat(TASKS, n),
+            "doc_id": [*range(n), *range(n)],
+            "image_id": [str(i) for i in range(n)] * 2,
+            "score": [float(i < right * n) for i in range(n)] * 2,
+        }
+    )
+    kept = tokens or 576
+    record = {
+        "id": f"{method}{tokens}",
+        "trial": {"task": "vqa"},
+        "scores": {task: {"exact_match": right, "n": n} for task in TASKS},
+        "tokens": {"into_llm": kept, "mean_llm": kept, "vit": [576] * LAYERS, "llm": [kept] * LAYERS},
+        "flops": {"total": {"flops": 10**9 + 10**6 * kept}},
+        "latency": {"clock": "CPU time", "prefill_ms": {"q25": kept - 1, "median": kept, "q75": kept + 2}},
+        "memory": {"kv_visual_bytes": 1000 * kept},
+    } | changed
+    parameters = {} if method == "full" else {"tokens": tokens}
+    return Row("pocket", method, parameters, SAME_SETTING, [record], samples)
+
+
+FULL = row("full", 0.9)
+SOME = [FULL, *(row(m, right, n) for m, right in (("ivtp", 0.8), ("topk", 0.2)) for n in (64, 16))]
+
+
+def drawn(rows: list[Row], folder: Path) -> tuple[str, set[str]]:
+    """Return the section and the names of the files."""
+    results = Results("mine", rows, [])
+    section = figures.section(results, Compared(results), folder, "mine", "flops")
+    return section, {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def seen(monkeypatch) -> dict[str, style.plt.Figure]:
+    """The figures by file name, as they are written."""
+    found = {}
+    for module in (curves,):
+        monkeypatch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
+    yield found
+    style.plt.close("all")
+
+
+def test_accuracy_is_drawn_against_every_cost_that_was_measured(tmp_path):
+    section, files = drawn(SOME, tmp_path)
+    costs = {f"accuracy_{cost}.png" for cost in ("tokens", "flops", "time", "kv")}
+    assert costs <= files and section.startswith("## Figures\n")
+    assert all(f"](mine/{file})" in section for file in costs)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    unmeasured = [row("ivtp", 0.8, n, latency=None, memory=None) for n in (64, 16)]
+    section, files = drawn(unmeasured, tmp_path)
+    assert costs & files == {"accuracy_tokens.png", "accuracy_flops.png"} and "prefill time" not in section
+
+
+def test_the_text_names_what_is_on_the_frontier(tmp_path):
+    section, _ = drawn(SOME, tmp_path)
+    assert section.count("On the frontier: ivtp 16, full.") == 4
+
+
+def test_the_frontier_goes_in_steps_through_the_best_and_what_is_surely_beaten_is_hollow(tmp_path, seen):
+    drawn(SOME, tmp_path)
+    (axes,) = seen["accuracy_tokens.png"].axes
+    (steps,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert steps.get_xydata() == pytest.approx(np.array([(16, 80), (576, 90), (576, 90)]))
+    hollow = [line.get_ydata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert hollow == pytest.approx([20, 20])
+
+
+def test_the_full_models_interval_is_a_band_and_bars_are_the_intervals(tmp_path, seen):
+    results = Results("mine", SOME, [])
+    compared = Compared(results)
+    figures.section(results, compared, tmp_path, "mine", "flops")
+    (axes,) = seen["accuracy_time.png"].axes
+    (band,) = axes.patches
+    box = band.get_window_extent().transformed(axes.transData.inverted())
+    assert (box.y0, box.y1) == pytest.approx([100 * value for value in compared.average[0][1:]])
+    across, up = (lines.get_segments() for lines in axes.containers[0].lines[2])
+    assert [tuple(bar[:, 0]) for bar in across] == [(15, 18), (63, 66)]
+    assert [tuple(bar[:, 1]) for bar in up] == [
+        pytest.approx([100 * v for v in compared.average[i][1:]]) for i in (2, 1)
+    ]
+
+
+def test_nothing_is_drawn_of_one_point_one_budget_or_no_scores(tmp_path):
+    assert drawn([FULL], tmp_path) == ("", set())
+    assert drawn([FULL, row("topk", 0.5, 64)], tmp_path) == ("", set())
+
+
+def test_many_lines_are_spread_over_panels_and_the_others_stand_behind(tmp_path, seen):
+    methods = [f"m{i:02}" for i in range(13)]
+    drawn([row(m, 0.5 + i / 40, n) for i, m in enumerate(methods) for n in (64, 16)], tmp_path)
+    panels = seen["accuracy_tokens.png"].axes
+    named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in panels if axes.get_legend()]
+    assert named == [methods[:5], methods[5:10], methods[10:]]
+    grey = [sum(line.get_color() == style.OTHERS for line in axes.lines) for axes in panels]
+    assert grey == [8, 8, 10, 0]
+
+
+def test_too_many_lines_are_told_and_not_drawn(tmp_path):
+    rows = [row(f"m{i}", 0.5, n) for i in range(41) for n in (64, 16)]
+    section, files = drawn(rows, tmp_path)
+    assert section == "## Figures\n\nNot drawn: a figure holds 40 lines, and this sweep has 41.\n" and files == set()
+
+
+def test_lines_of_a_panel_differ_in_colour_and_marker():
+    assert len(set(style.COLORS)) == len(set(style.MARKERS)) == len(style.COLORS) == len(style.MARKERS)
+    assert len(style.COLORS) >= style.CROWDED
