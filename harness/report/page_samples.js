@@ -60,7 +60,7 @@
     const scale = Math.max(1, Math.round(320 / image.naturalWidth));
     const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
     Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(image, 0, 0, width, height);
     if (mask) {
       const bits = atob(mask);
@@ -118,37 +118,39 @@
         return canvas;
       });
 
-  const count = (masks) =>
-    masks.reduce((sum, mask) => sum + [...atob(mask)].reduce((n, c) => n + c.charCodeAt(0).toString(2).replaceAll("0", "").length, 0), 0);
+  const ones = (mask) => {
+    let found = 0;
+    for (const byte of atob(mask)) for (let rest = byte.charCodeAt(0); rest; rest &= rest - 1) found++;
+    return found;
+  };
 
   const panel = (sample, row) => {
-    const answer = sample.answers[row.index];
-    const figure = make("figure", { className: row.is_full ? "panel full" : "panel" });
-    figure.dataset.row = row.index;
     const head = make("figcaption", {}, make("strong", { textContent: row.name }));
-    figure.append(head);
+    const figure = make("figure", { className: row.is_full ? "panel full" : "panel" }, head);
+    figure.dataset.row = row.index;
+    const answer = sample.answers[row.index];
     if (!answer) {
       figure.append(make("p", { className: "pale", textContent: "not asked" }));
       return figure;
     }
     const [text, value, masks, merged, words] = answer;
+    figure.prepend(...seen(sample, masks, row.side, masks ? `the patches that ${row.name} kept` : "the whole picture"));
     const about = row.is_full || budget() ? [] : [row.budget];
-    if (masks) about.push(`${count(masks)} patches`);
+    if (masks) about.push(`${masks.reduce((sum, mask) => sum + ones(mask), 0)} patches`);
     if (merged) about.push("merged");
     if (about.length) head.append(make("span", { className: "pale", textContent: about.join(" · ") }));
-    figure.append(...seen(sample, masks, row.side, masks ? `the patches that ${row.name} kept` : "the whole picture"));
-    const said = make("p", { className: "answer", dir: "auto", textContent: text || "(empty)" });
-    figure.append(make("p", { className: "verdict" }, verdict(value)), said);
-    if (words.length) figure.append(make("p", { className: "pale", dir: "auto", textContent: `guided by: ${words.join(", ")}` }));
+    figure.append(
+      make("p", { className: "verdict" }, verdict(value)),
+      make("p", { className: "answer", dir: "auto", textContent: text || "(empty)" }),
+    );
+    if (words.length) figure.append(make("p", { className: "pale", textContent: `guided by: ${words.join(", ")}` }));
     return figure;
   };
 
   const item = (sample, visible) => {
     const panels = [...full, ...visible].map((row) => panel(sample, row));
-    if (!full.length) {
-      const whole = seen(sample, null, null, "the whole picture");
-      if (whole.length) panels.unshift(make("figure", { className: "panel full" }, make("figcaption", { textContent: "picture" }), ...whole));
-    }
+    const whole = full.length ? [] : seen(sample, null, null, "the whole picture");
+    if (whole.length) panels.unshift(make("figure", { className: "panel full" }, ...whole));
     const entry = make(
       "li",
       {},
@@ -165,17 +167,18 @@
     const [found, visible] = [matching(), shown()];
     start = Math.min(start, Math.max(0, Math.floor((found.length - 1) / PAGE) * PAGE));
     const page = found.slice(start, start + PAGE);
-    find("count").textContent = `${found.length.toLocaleString("en")} of ${samples.length.toLocaleString("en")} samples`;
-    const place = page.length ? `${start + 1}–${start + page.length} of ${found.length}` : "no sample matches";
-    find("place").textContent = place;
-    find("shown-count").textContent = `${unique(visible.map((row) => row.name)).length} of ${unique(offered().map((row) => row.name)).length}`;
+    find("count").textContent = `${found.length} of ${samples.length} samples`;
+    find("place").textContent = page.length ? `${start + 1}–${start + page.length} of ${found.length}` : "";
+    const [some, every] = [visible, offered()].map((those) => unique(those.map((row) => row.name)).length);
+    find("shown-count").textContent = `${some} of ${every}`;
     for (const button of document.querySelectorAll(".previous")) button.disabled = start === 0;
     for (const button of document.querySelectorAll(".next")) button.disabled = start + PAGE >= found.length;
     find("list").start = start + 1;
     find("list").replaceChildren(...page.map((sample) => item(sample, visible)));
   };
 
-  const options = (select, values) => select.append(...values.map((value) => make("option", { value, textContent: value })));
+  const options = (select, values) =>
+    select.append(...values.map((value) => make("option", { value, textContent: value })));
 
   // The methods of the chosen budget: as boxes, and those shown as choices of the filter.
   const choices = () => {

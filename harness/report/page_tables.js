@@ -54,7 +54,7 @@
         if (!under) continue;
         const label = document.createElement("span");
         label.className = "under";
-        label.textContent = under;
+        label.textContent = ` ${under}`;
         row.cells[0].append(label);
       }
     };
