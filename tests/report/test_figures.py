@@ -6,7 +6,7 @@ import pytest
 
 from harness.report import figures
 from harness.report.compared import Compared
-from harness.report.figures import curves, style
+from harness.report.figures import curves, layers, style
 from harness.report.results import SETTING, Results, Row
 
 SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
@@ -39,6 +39,10 @@ def row(method: str, right: float, tokens: int | None = None, **changed) -> Row:
     return Row("pocket", method, parameters, SAME_SETTING, [record], samples)
 
 
+def tokens(llm: list[float]) -> dict:
+    return {"into_llm": llm[0], "mean_llm": sum(llm) / len(llm), "vit": [576, 576], "llm": llm}
+
+
 FULL = row("full", 0.9)
 SOME = [FULL, *(row(m, right, n) for m, right in (("ivtp", 0.8), ("topk", 0.2)) for n in (64, 16))]
 
@@ -54,7 +58,7 @@ def drawn(rows: list[Row], folder: Path) -> tuple[str, set[str]]:
 def seen(monkeypatch) -> dict[str, style.plt.Figure]:
     """The figures by file name, as they are written."""
     found = {}
-    for module in (curves,):
+    for module in (curves, layers):
         monkeypatch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
     yield found
     style.plt.close("all")
@@ -101,9 +105,9 @@ def test_the_full_models_interval_is_a_band_and_bars_are_the_intervals(tmp_path,
     ]
 
 
-def test_nothing_is_drawn_of_one_point_one_budget_or_no_scores(tmp_path):
+def test_nothing_is_drawn_of_the_full_model_alone_and_no_scores_of_one_cost(tmp_path):
     assert drawn([FULL], tmp_path) == ("", set())
-    assert drawn([FULL, row("topk", 0.5, 64)], tmp_path) == ("", set())
+    assert drawn([FULL, row("topk", 0.5, 64)], tmp_path)[1] == {"layers.png"}
 
 
 def test_many_lines_are_spread_over_panels_and_the_others_stand_behind(tmp_path, seen):
@@ -116,12 +120,63 @@ def test_many_lines_are_spread_over_panels_and_the_others_stand_behind(tmp_path,
     assert grey == [8, 8, 10, 0]
 
 
-def test_too_many_lines_are_told_and_not_drawn(tmp_path):
-    rows = [row(f"m{i}", 0.5, n) for i in range(41) for n in (64, 16)]
+def test_too_many_lines_are_told_and_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "MOST", 14)
+    rows = [row(f"m{i:02}", 0.5, n) for i in range(15) for n in (64, 16)]
+    for i, each in enumerate(rows):
+        each.records[0]["tokens"] |= tokens([600 - i, 1])
     section, files = drawn(rows, tmp_path)
-    assert section == "## Figures\n\nNot drawn: a figure holds 40 lines, and this sweep has 41.\n" and files == set()
+    assert section == (
+        "## Figures\n\nScores are not drawn: a figure holds 14 lines, and this sweep has 15.\n\n"
+        "Tokens per layer are not drawn: a panel would have 15 lines.\n"
+    )
+    assert files == set()
 
 
 def test_lines_of_a_panel_differ_in_colour_and_marker():
     assert len(set(style.COLORS)) == len(set(style.MARKERS)) == len(style.COLORS) == len(style.MARKERS)
     assert len(style.COLORS) >= style.CROWDED
+
+
+def unscored(method: str, parameters: dict, llm: list[float], **setting) -> Row:
+    record = {"id": method, "trial": {"measure": ["flops"]}, "scores": None, "tokens": tokens(llm)}
+    record |= {"flops": None, "latency": None, "memory": None}
+    return Row("pocket", method, parameters, SAME_SETTING | setting, [record], pd.DataFrame())
+
+
+def steps(axes) -> list[list[float]]:
+    return [list(line.get_ydata()) for line in axes.lines if line.get_drawstyle() == "steps-post"]
+
+
+def test_tokens_per_layer_are_steps_and_methods_that_keep_the_same_share_a_line(tmp_path, seen):
+    rows = [
+        unscored("full", {}, [576, 576]),
+        unscored("fastv", {"tokens": 64}, [576, 64]),
+        unscored("topk", {"tokens": 64}, [64, 64]),
+        unscored("evit", {"tokens": 64}, [64, 64]),
+    ]
+    section, _ = drawn(rows, tmp_path)
+    (axes,) = seen["layers.png"].axes
+    assert steps(axes) == [[576] * 5, [576, 576, 576, 64, 64], [576, 576, 64, 64, 64]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "fastv", "evit, topk"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "1", "2"]
+    assert axes.get_title("left") == "64 tokens"
+    assert "at 64 tokens](mine/layers.png)" in section and "Drawn are" not in section
+
+
+def test_what_changes_no_tokens_makes_no_line_and_what_does_is_named(tmp_path, seen):
+    rows = [unscored("topk", {"tokens": 64}, [64, 64], text_tokens=n) for n in (128, 256)]
+    rows += [unscored("tome", {"tokens": 64}, [64 + n, 64], text_tokens=n) for n in (128, 256)]
+    drawn(rows, tmp_path)
+    (axes,) = seen["layers.png"].axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["tome, text_tokens 256", "tome, text_tokens 128", "topk"]
+
+
+def test_of_many_budgets_the_first_the_middle_and_the_last_are_drawn_but_those_of_few_methods(tmp_path, seen):
+    budgets = (512, 256, 128, 64, 16)
+    rows = [unscored(m, {"tokens": n}, [n, n]) for n in budgets for m in ("topk", "tome", "evit")]
+    rows.insert(3, unscored("pooling", {"tokens": 484}, [484, 484]))
+    section, _ = drawn(rows, tmp_path)
+    assert [axes.get_title("left") for axes in seen["layers.png"].axes] == ["512 tokens", "128 tokens", "16 tokens"]
+    assert "Drawn are 3 of 6 budgets." in section

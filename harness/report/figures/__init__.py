@@ -5,6 +5,7 @@ from pathlib import Path
 from harness.report.compared import Compared
 from harness.report.figures.curves import accuracy, costs
 from harness.report.figures.grid import heat_map
+from harness.report.figures.layers import tokens_per_layer
 from harness.report.figures.style import MOST, scored_lines
 from harness.report.results import Results
 from harness.report.tables import text
@@ -24,9 +25,14 @@ def section(results: Results, compared: Compared, folder: Path, link: str, conve
 
     link: what the markdown calls the folder.
     """
+    parts = [*_curves(results, compared, folder, link, convention), *_layers(results, folder, link)]
+    return "\n".join(["## Figures\n", *parts]) if parts else ""
+
+
+def _curves(results: Results, compared: Compared, folder: Path, link: str, convention: str) -> list[str]:
     lines = scored_lines(results, compared)
     if len(lines) > MOST:
-        return f"## Figures\n\nNot drawn: a figure holds {MOST} lines, and this sweep has {len(lines)}.\n"
+        return [f"Scores are not drawn: a figure holds {MOST} lines, and this sweep has {len(lines)}.\n"]
     parts = []
     for cost in costs(results, convention):
         best = accuracy(results, compared, lines, cost, folder / f"accuracy_{cost.name}.png")
@@ -34,4 +40,19 @@ def section(results: Results, compared: Compared, folder: Path, link: str, conve
             seen = f"Average score against {cost.words}, a line a method, with intervals and the Pareto frontier"
             parts.append(f"![{text(seen)}]({link}/accuracy_{cost.name}.png)\n")
             parts.append(f"Average score against {cost.words}. On the frontier: {text(', '.join(best))}.\n")
-    return "\n".join(["## Figures\n", READING, *parts]) if parts else ""
+    return [READING, *parts] if parts else []
+
+
+def _layers(results: Results, folder: Path, link: str) -> list[str]:
+    drawn = tokens_per_layer(results, folder / "layers.png")
+    if drawn is None:
+        return []
+    if not drawn.there:
+        return [f"Tokens per layer are not drawn: a panel would have {drawn.lines} lines.\n"]
+    some = f" Drawn are {len(drawn.panels)} of {drawn.of} budgets." if len(drawn.panels) < drawn.of else ""
+    at = text("; ".join(drawn.panels))
+    return [
+        f"![Visual tokens per layer of the ViT and then of the LLM, as steps, at {at}]({link}/layers.png)\n",
+        f"Visual tokens that enter each layer, means over samples; methods that keep the same share a line, and lines "
+        f"stand a hair apart.{some}\n",
+    ]

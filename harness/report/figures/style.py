@@ -24,15 +24,16 @@ WIDTH = 9.2  # inches, so that 9 points are read at the width of a page
 Lines = dict[str, list[int]]  # the rows of each, by name
 
 
+def short_name(results: Results, row: Row) -> str:
+    """Return a row's method and those of its parameters that vary in the sweep, but the budget."""
+    parameters = (f"{key} {row.parameters[key]}" for key in varied(results)[row.method])
+    return ", ".join([row.method, *(["adaptive"] if row.adaptive else []), *parameters])
+
+
 def line_name(results: Results, row: Row) -> str:
-    """Return the name of a row's line: everything that differs in the sweep but the budget, if any."""
-    words = [
-        row.method,
-        *(["adaptive"] if row.adaptive else []),
-        *([row.model] if len({other.model for other in results.rows}) > 1 else []),
-    ]
-    words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method]]
-    return ", ".join([*words, *(f"{key} {row.setting[key]}" for key in results.differing)])
+    """Return the name of a row's line: everything that differs in the sweep but the budget."""
+    model = [row.model] if len({other.model for other in results.rows}) > 1 else []
+    return ", ".join([short_name(results, row), *model, *(f"{key} {row.setting[key]}" for key in results.differing)])
 
 
 def scored_lines(results: Results, compared: Compared) -> Lines:
