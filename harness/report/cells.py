@@ -100,7 +100,7 @@ def _scores(results: Results, compared: Compared, task: str) -> dict[str, Column
     for i in values.keys() | means.keys():
         row = results.rows[i]
         ids = [record["id"] for record in row.records if task in (record["scores"] or {})]
-        samples = int((compared.scored[i]["task"] == task).sum()) if i in means else None
+        samples = compared.asked[i][task] if i in means else None
         if i in means:
             plain[i] = _scored(means[i], samples, ids)
         if i in values:

@@ -24,9 +24,10 @@ class Hard(NamedTuple):
 class Compared:
     """Averages with intervals by row, and paired differences; Holm's correction over all comparisons of the report.
 
-    scores (by leaf task), average, retention (of the full model's average); difference (from the full model), same (not
-    distinguishable from it); best (of each row's budget, by row), from_best, tied (not distinguishable from the best);
-    corrected, corrected_best (the p values of these differences after the correction); hard.
+    scores (by leaf task), asked (the samples of each that have a score), average, retention (of the full model's
+    average); difference (from the full model), same (not distinguishable from it); best (of each row's budget, by row),
+    from_best, tied (not distinguishable from the best); corrected, corrected_best (the p values of these differences
+    after the correction); hard.
     """
 
     def __init__(self, results: Results) -> None:
@@ -36,6 +37,7 @@ class Compared:
         full = {_key(row): i for i, row in enumerate(self.rows) if row.method == "full"}
         self.full = {i: self.rows[full[_key(row)]] if _key(row) in full else None for i, row in enumerate(self.rows)}
         self.scores: dict[int, dict[str, Interval]] = {}
+        self.asked: dict[int, dict[str, int]] = {}
         self.average: dict[int, Interval] = {}
         self.retention: dict[int, float] = {}
         self.difference: dict[int, Difference] = {}
@@ -60,12 +62,13 @@ class Compared:
         """Compare the rows of one model and setting; full: the full model among them."""
         panel = Panel([self.scored[i] for i in members])
         means = panel.means(panel.scores)
-        there = ~np.isnan(means[:-1])  # [T, K]: who answered what
+        asked = panel.answered(panel.scores).astype(int)
+        there = asked > 0  # [T, K]: who answered what
         column = {i: k for k, i in enumerate(members)}
         for i, (*scores, average) in zip(members, panel.intervals(panel.scores), strict=True):
-            self.scores[i] = {
-                task: score for task, score in zip(panel.tasks, scores, strict=True) if score.mean == score.mean
-            }
+            mine = asked[:, column[i]]
+            self.scores[i] = {task: score for task, score, n in zip(panel.tasks, scores, mine, strict=True) if n}
+            self.asked[i] = {task: int(n) for task, n in zip(panel.tasks, mine, strict=True) if n}
             self.average[i] = average
         if full in column:
             answered = there[:, column[full]]

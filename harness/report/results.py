@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -154,6 +154,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
         why = "; ".join(f"{name} {reason}" for name, reason in unreadable[:3])
         raise VtbenchError(f"{folder}: no results to report; {why or 'run the sweep first'}")
     rows: dict[str, Row] = {}
+    asked: dict[str, list[pd.DataFrame]] = defaultdict(list)
     versions = _task_versions([record for record, _ in done])
     for (record, samples), version in zip(done, versions, strict=True):
         trial = record["trial"]
@@ -162,10 +163,13 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
         key = json.dumps([trial["model"], trial["method"], trial["parameters"], setting], sort_keys=True)
         row = rows.setdefault(key, Row(trial["model"], trial["method"], trial["parameters"], setting))
         row.records.append(record)
-        together = pd.concat([row.samples, samples])
-        if len(together):  # a group and one of its tasks in the same sweep ask the same questions
+        asked[key].append(samples)
+    for key, several in asked.items():
+        together = several[0]
+        if len(several) > 1 and len(together := pd.concat(several)):
+            # a group and one of its tasks in the same sweep ask the same questions
             together = together.drop_duplicates(["task", "doc_id"])
-        rows[key] = replace(row, samples=together)
+        rows[key] = replace(rows[key], samples=together)
     order = list(rows.values())
     order.sort(
         key=lambda row: (

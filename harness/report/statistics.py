@@ -65,44 +65,57 @@ class Panel:
         self.tasks, self.images = [str(name) for name in names], len(images)
         # the samples of one task and image are added up once
         asked, cell = np.unique(self.task * self.images + self.image, return_inverse=True)
+        self._tasks = csr_array((np.ones(len(cell)), (self.task, np.arange(len(cell)))))
         self._asked_task, self._asked_image = asked // self.images, asked % self.images
         self._gather = csr_array((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(len(asked), len(cell)))
 
     def means(self, scores: Array) -> Array:
         """Return every task's mean and, last, their average [T + 1, K]; NaN for a task that a row has not."""
-        rows = csr_array((np.ones(len(self.task)), (self.task, np.arange(len(self.task)))))
-        return _with_average((rows @ np.nan_to_num(scores)) / _or_nan(rows @ ~np.isnan(scores)))
+        return _with_average((self._tasks @ np.nan_to_num(scores)) / _or_nan(self.answered(scores)))
 
-    def intervals(self, scores: Array) -> list[list[Interval]]:
-        """Return for every row of scores [N, K] the intervals of all tasks and, last, of their average.
+    def answered(self, scores: Array) -> Array:
+        """Return how many samples of every task each row has [T, K]."""
+        return self._tasks @ ~np.isnan(scores)
+
+    def intervals(self, scores: Array, *, by_task: bool = True) -> list[list[Interval]]:
+        """Return for every row of scores [N, K] the intervals of all tasks and, last, of their average, or that alone.
 
         The percentile bootstrap (scipy) over images. Of fewer than two images the interval is NaN.
         """
-        width = max(1, WIDTH // (len(self.tasks) + 1))
+        width = max(1, WIDTH // (len(self.tasks) + 1 if by_task else 1))
         return [
             intervals
             for begin in range(0, scores.shape[1], width)
-            for intervals in self._intervals(scores[:, begin : begin + width])
+            for intervals in self._intervals(scores[:, begin : begin + width], by_task)
         ]
 
-    def _intervals(self, scores: Array) -> list[list[Interval]]:
+    def _intervals(self, scores: Array, by_task: bool) -> list[list[Interval]]:
         means = self.means(scores)
         sums, counts = self._gather @ np.nan_to_num(scores), self._gather @ ~np.isnan(scores)
         tasks = [np.flatnonzero(self._asked_task == task) for task in range(len(self.tasks))]
+        images = np.stack([(counts[own] > 0).sum(axis=0) for own in tasks] + [self._images_of(counts)])
+        there = (images[:-1] > 0).sum(axis=0)
+        if (counts == counts[:, :1]).all():  # as a rule every row answered every sample
+            counts = counts[:, :1]
 
         def resampled(draws: NDArray[np.int64], axis: int) -> Array:
             """Return [T + 1, K, draws]; a task that a draw of images misses altogether keeps its mean."""
             drawn = np.moveaxis(draws, axis, -1).reshape(-1, self.images)
             places = drawn + self.images * np.arange(len(drawn))[:, None]
             times = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
-            found = np.empty((len(tasks), scores.shape[1], len(drawn)))
+            found = np.empty((len(tasks) if by_task else 0, scores.shape[1], len(drawn)))
+            total = np.zeros((1, scores.shape[1], len(drawn)))
             for task, own in enumerate(tasks):
                 weights = times[:, self._asked_image[own]]
-                mean = ((weights @ sums[own]) / _or_nan(weights @ counts[own])).T
-                found[task] = np.where(np.isnan(mean), means[task][:, None], mean)
-            return np.nan_to_num(_with_average(found))  # scipy warns of NaN
+                asked = weights @ counts[own]
+                mean = (weights @ sums[own]) / np.maximum(asked, 1)
+                if not asked.all():
+                    mean = np.where(asked > 0, mean, np.nan_to_num(means[task]))
+                total += mean.T
+                if by_task:
+                    found[task] = mean.T
+            return np.concatenate([found, total / there[:, None]])
 
-        images = np.stack([(counts[own] > 0).sum(axis=0) for own in tasks] + [self._images_of(counts)])
         if self.images < 2:
             low = high = np.full_like(means, np.nan)
         else:
@@ -115,10 +128,11 @@ class Panel:
                 vectorized=True,
                 rng=np.random.default_rng(SEED),
             ).confidence_interval
-        low, high = (np.where(images > 1, bound, np.nan) for bound in (low, high))
+        shown = slice(None) if by_task else slice(-1, None)
+        low, high = (np.where(images[shown] > 1, bound[shown], np.nan) for bound in (low, high))
         return [
             [Interval(*map(float, values)) for values in zip(*row, strict=True)]
-            for row in zip(means.T, low.T, high.T, strict=True)
+            for row in zip(means[shown].T, low.T, high.T, strict=True)
         ]
 
     def _images_of(self, counts: Array) -> NDArray[np.int64]:
@@ -145,13 +159,13 @@ class Panel:
         right_or_wrong = np.isin(np.where(np.isnan(change)[None], 0, (one, other)), (0, 1)).all(axis=(0, 1))
         exact = right_or_wrong & ((by_image @ moved).max(axis=0) <= 1)
         p = np.array([mcnemar(int(up), int(down)) for up, down in zip(gained, lost, strict=True)])
-        asked = np.stack([(~np.isnan(change[self.task == task])).sum(axis=0) for task in range(len(self.tasks))])
         if not exact.all():
-            weighted = np.nan_to_num(change[:, ~exact]) / np.maximum(asked[self.task][:, ~exact], 1)
+            graded = change[:, ~exact]
+            weighted = np.nan_to_num(graded) / np.maximum(self.answered(graded)[self.task], 1)
             p[~exact] = sign_flip(by_image @ weighted)
         return [
             Difference(*intervals[-1], float(p), int(down), int(up))
-            for intervals, p, down, up in zip(self.intervals(change), p, lost, gained, strict=True)
+            for intervals, p, down, up in zip(self.intervals(change, by_task=False), p, lost, gained, strict=True)
         ]
 
 
