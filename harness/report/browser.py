@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -88,25 +89,29 @@ def _side(row: Row) -> int | None:
     return isqrt(patches) if patches and isqrt(patches) ** 2 == patches else None
 
 
-def _by_sample(samples: pd.DataFrame, taken: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return a row's answers to these samples, by task and document; a column that older stores lack is None."""
+def _keys(samples: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return every sample's task and document."""
     if samples.empty:
-        return {}
-    columns = [samples[name] if name in samples else [None] * len(samples) for name in COLUMNS]
-    keys = zip(samples["task"].astype(str), samples["doc_id"].astype(str), strict=True)
-    rows = zip(keys, *columns, strict=True)
-    return {key: dict(zip(COLUMNS, values, strict=True)) for key, *values in rows if key in taken}
+        return []
+    return list(zip(map(str, samples["task"].tolist()), map(str, samples["doc_id"].tolist()), strict=True))
+
+
+def _by_sample(samples: pd.DataFrame, taken: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return a row's answers to these samples; a column that older stores lack is None."""
+    places = {key: place for place, key in enumerate(_keys(samples)) if key in taken}
+    columns = {name: samples[name].array for name in COLUMNS if name in samples}
+    return {
+        key: {name: columns[name][place] if name in columns else None for name in COLUMNS}
+        for key, place in places.items()
+    }
 
 
 def _in_turn(tables: list[pd.DataFrame]) -> list[tuple[str, str]]:
     """Return every sample that any row has, the first of each task, then the second of each, and so on."""
-    keys = [table[["task", "doc_id"]] for table in tables if len(table)]
-    if not keys:
-        return []
-    every = pd.concat(keys).drop_duplicates().astype(str)
-    turn = every.groupby("task", sort=False).cumcount()
-    ordered = every.iloc[turn.argsort(kind="stable")]
-    return list(zip(ordered["task"], ordered["doc_id"], strict=True))
+    tasks: dict[str, list[tuple[str, str]]] = {}
+    for key in dict.fromkeys(key for table in tables for key in _keys(table)):
+        tasks.setdefault(key[0], []).append(key)
+    return [key for turn in zip_longest(*tasks.values()) for key in turn if key]
 
 
 def _sample(key: tuple[str, str], found: list[dict[str, Any] | None], sides: list[int | None]) -> dict[str, Any]:

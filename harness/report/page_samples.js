@@ -36,9 +36,10 @@
   };
 
   const matching = () => {
-    const [task, words, method, outcome] = ["task", "words", "method", "outcome"].map((id) => find(id).value);
+    const [task, words, outcome, chosen] = ["task", "words", "outcome", "method"].map((id) => find(id).value);
+    const method = find("method").disabled ? "" : chosen;
     const wanted = words.trim().toLowerCase();
-    const asked = shown().filter((row) => outcome === "split" || !method || row.name === method);
+    const asked = shown().filter((row) => !method || row.name === method);
     return samples.filter(
       (sample) =>
         (!task || sample.task === task) &&
@@ -164,6 +165,7 @@
   };
 
   const update = () => {
+    find("method").disabled = !["lost", "gained"].includes(find("outcome").value);
     const [found, visible] = [matching(), shown()];
     start = Math.min(start, Math.max(0, Math.floor((found.length - 1) / PAGE) * PAGE));
     const page = found.slice(start, start + PAGE);
