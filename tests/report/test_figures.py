@@ -6,8 +6,9 @@ import pytest
 
 from harness.report import figures
 from harness.report.compared import Compared
-from harness.report.figures import curves, layers, style
+from harness.report.figures import curves, layers, style, tasks
 from harness.report.results import SETTING, Results, Row
+from harness.report.statistics import Interval
 
 SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
 TASKS = ("vqa_count", "vqa_where")
@@ -58,7 +59,7 @@ def drawn(rows: list[Row], folder: Path) -> tuple[str, set[str]]:
 def seen(monkeypatch) -> dict[str, style.plt.Figure]:
     """The figures by file name, as they are written."""
     found = {}
-    for module in (curves, layers):
+    for module in (curves, layers, tasks):
         monkeypatch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
     yield found
     style.plt.close("all")
@@ -180,3 +181,39 @@ def test_of_many_budgets_the_first_the_middle_and_the_last_are_drawn_but_those_o
     section, _ = drawn(rows, tmp_path)
     assert [axes.get_title("left") for axes in seen["layers.png"].axes] == ["512 tokens", "128 tokens", "16 tokens"]
     assert "Drawn are 3 of 6 budgets." in section
+
+
+def test_every_task_has_a_panel_with_its_scores_intervals_and_the_full_models_band(tmp_path, seen):
+    results = Results("mine", SOME, [])
+    compared = Compared(results)
+    compared.scores[2]["vqa_where"] = Interval(0.5, 0.4, 0.7)
+    compared.scores[0]["vqa_where"] = Interval(0.95, 0.9, 0.97)
+    section = figures.section(results, compared, tmp_path, "mine", "flops")
+    assert "](mine/tasks.png)" in section
+    panels = [axes for axes in seen["tasks.png"].axes if axes.axison]
+    assert [axes.get_title("left") for axes in panels] == ["count", "where"]
+    (bars,) = panels[1].containers[0].lines[2]
+    assert tuple(bars.get_segments()[0][:, 1]) == pytest.approx((40, 70))
+    box = panels[1].patches[0].get_window_extent().transformed(panels[1].transData.inverted())
+    assert (box.y0, box.y1) == pytest.approx((90, 97))
+
+
+def test_many_methods_make_a_row_a_task_and_too_many_none(tmp_path, seen):
+    rows = [row(f"m{i:02}", 0.5, n) for i in range(13) for n in (64, 16)]
+    drawn(rows, tmp_path)
+    panels = seen["tasks.png"].axes
+    assert [axes.get_title("left") for axes in panels] == ["count"] * 3 + ["where"] * 3
+    results = Results("mine", rows, [])
+    compared = Compared(results)
+    lines = {f"{name}{copy}": found for name, found in style.scored_lines(results, compared).items() for copy in "ab"}
+    cost = curves.costs(results, "flops")[0]
+    assert tasks.score_by_task(results, compared, lines, cost, tmp_path / "x.png") is False
+
+
+def test_one_task_has_no_panels_of_its_own(tmp_path):
+    rows = [row("topk", 0.5, n) for n in (64, 16)]
+    for each in rows:
+        del each.records[0]["scores"][TASKS[1]]
+        each.samples["task"] = TASKS[0]
+        each.samples["doc_id"] = range(80)
+    assert "tasks.png" not in drawn(rows, tmp_path)[1]

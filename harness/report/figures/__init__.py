@@ -7,6 +7,7 @@ from harness.report.figures.curves import accuracy, costs
 from harness.report.figures.grid import heat_map
 from harness.report.figures.layers import tokens_per_layer
 from harness.report.figures.style import MOST, scored_lines
+from harness.report.figures.tasks import score_by_task
 from harness.report.results import Results
 from harness.report.tables import text
 
@@ -40,6 +41,17 @@ def _curves(results: Results, compared: Compared, folder: Path, link: str, conve
             seen = f"Average score against {cost.words}, a line a method, with intervals and the Pareto frontier"
             parts.append(f"![{text(seen)}]({link}/accuracy_{cost.name}.png)\n")
             parts.append(f"Average score against {cost.words}. On the frontier: {text(', '.join(best))}.\n")
+    tokens = costs(results, convention)[0]
+    there = score_by_task(results, compared, lines, tokens, folder / "tasks.png")
+    if there:
+        parts.append(
+            f"![Score against visual tokens of each task, a line a method, with intervals]({link}/tasks.png)\n"
+        )
+        parts.append("Score against visual tokens, task by task; the band is the full model's interval.\n")
+    elif there is False:
+        parts.append(
+            f"Scores of each task are not drawn: these are {len(lines)} methods, more than can be read there.\n"
+        )
     return [READING, *parts] if parts else []
 
 

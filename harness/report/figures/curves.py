@@ -114,20 +114,13 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelbottom=True)
-        shared = _draw_full(axes, results, compared, whole, points)
+        shared = draw_full(axes, results, {i: compared.average[i] for i in whole}, cost)
         shared.append(_draw_frontier(axes, points, best))
         for name in [name for name in lines if name not in own]:
             behind = sorted((points[i].cost.mean, 100 * points[i].score.mean) for i in lines[name] if i in points)
             axes.plot(*zip(*behind, strict=True), color=OTHERS, linewidth=0.8, zorder=1) if behind else None
-        keys = []
-        for index, name in enumerate(own):
-            beside = 2 ** (0.04 * (index - (len(own) - 1) / 2)) if cost.octaves else 1.0
-            found = {i: points[i] for i in lines[name] if i in points}
-            keys.append(_draw_line(axes, found, hollow, beside, name, COLORS[index], MARKERS[index]))
-        if cost.octaves:
-            _octaves(axes, results, cost)
-        else:
-            axes.set_xlim(left=0)
+        keys = draw_lines(axes, own, lines, points, cost, hollow)
+        scale(axes, results, cost)
         if len(groups) > 1:
             axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, fontsize=9)
     shared.append(
@@ -145,7 +138,11 @@ def _named(results: Results, row: Row) -> str:
     return line_name(results, row) + (f" {row.tokens}" if row.tokens else "")
 
 
-def _octaves(axes: Axes, results: Results, cost: Cost) -> None:
+def scale(axes: Axes, results: Results, cost: Cost) -> None:
+    """Set the scale and the ticks of a cost's axis."""
+    if not cost.octaves:
+        axes.set_xlim(left=0)
+        return
     axes.set_xscale("log", base=2)
     budgets = sorted({row.tokens for row in results.rows if row.tokens})
     if cost.name == "tokens" and len(budgets) < 8:  # of more the labels would overlap
@@ -162,33 +159,44 @@ def _draw_frontier(axes: Axes, points: dict[int, Point], best: list[list[int]]) 
     return Line2D([], [], color=FRONTIER, linewidth=0.9, drawstyle="steps-post", label="Pareto frontier")
 
 
-def _draw_full(
-    axes: Axes, results: Results, compared: Compared, rows: list[int], points: dict[int, Point]
-) -> list[Line2D]:
+def draw_full(axes: Axes, results: Results, scores: dict[int, Interval], cost: Cost) -> list[Line2D]:
+    """Draw the full model's scores as dashed lines with their intervals as bands, and return the legend's keys."""
     keys = []
-    for i, style in zip(rows, cycle(("--", ":", "-.")), strict=False):
-        mean, low, high = (100 * value for value in compared.average[i])
+    for (i, score), style in zip(scores.items(), cycle(("--", ":", "-.")), strict=False):
+        mean, low, high = (100 * value for value in score)
         name = line_name(results, results.rows[i])
         keys.append(axes.axhline(mean, color=FULL, linestyle=style, linewidth=1, label=name))
         axes.axhspan(low, high, color=FULL, alpha=0.12, linewidth=0)
-        if i in points:
-            axes.plot([points[i].cost.mean], [mean], color=FULL, marker="P", linestyle="none")
+        if i in cost.of:
+            axes.plot([cost.of[i].mean], [mean], color=FULL, marker="P", linestyle="none")
     return keys
 
 
-def _draw_line(
-    axes: Axes, points: dict[int, Point], hollow: set[int], beside: float, label: str, color: str, marker: str
-) -> Line2D:
-    order = sorted(points, key=lambda i: points[i].cost.mean)
-    xs = [points[i].cost.mean * beside for i in order]
-    ys = [100 * points[i].score.mean for i in order]
-    spreads = [
-        [[unit * (v.mean - v.low) for v in values], [unit * (v.high - v.mean) for v in values]]
-        for values, unit in (([points[i].cost for i in order], 1.0), ([points[i].score for i in order], 100.0))
+def draw_lines(
+    axes: Axes, own: list[str], lines: Lines, points: dict[int, Point], cost: Cost, hollow: set[int]
+) -> list[Line2D]:
+    """Draw a panel's lines with intervals, neighbours a little apart along octaves, and return the legend's keys."""
+    keys = []
+    for index, (name, color, marker) in enumerate(zip(own, COLORS, MARKERS, strict=False)):
+        beside = 2 ** (0.04 * (index - (len(own) - 1) / 2)) if cost.octaves else 1.0
+        order = sorted((i for i in lines[name] if i in points), key=lambda i: points[i].cost.mean)
+        xs = [points[i].cost.mean * beside for i in order]
+        ys = [100 * points[i].score.mean for i in order]
+        across = _spread([points[i].cost for i in order], 1)
+        up = _spread([points[i].score for i in order], 100)
+        wide = any(map(any, across))
+        axes.errorbar(
+            xs, ys, up, across if wide else None, color=color, lw=1.4, elinewidth=0.8, capsize=0 if wide else 2
+        )
+        for x, y, i in zip(xs, ys, order, strict=True):
+            axes.plot(x, y, color=color, marker=marker, mfc="white" if i in hollow else color, ms=5.5)
+        keys.append(Line2D([], [], color=color, marker=marker, lw=1.4, ms=5.5, label=name))
+    return keys
+
+
+def _spread(values: list[Interval], unit: float) -> list[list[float]]:
+    """Return how far intervals go down and up; one that is not there goes nowhere."""
+    return [
+        [max(0.0, unit * (value.mean - value.low)) for value in values],
+        [max(0.0, unit * (value.high - value.mean)) for value in values],
     ]
-    wide = any(map(any, spreads[0]))
-    across, cap = (spreads[0], 0) if wide else (None, 2)
-    axes.errorbar(xs, ys, spreads[1], across, color=color, linewidth=1.4, elinewidth=0.8, capsize=cap)
-    for x, y, i in zip(xs, ys, order, strict=True):
-        axes.plot(x, y, color=color, marker=marker, markerfacecolor="white" if i in hollow else color, markersize=5.5)
-    return Line2D([], [], color=color, marker=marker, linewidth=1.4, markersize=5.5, label=label)
