@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from harness.errors import VtbenchError
-from harness.method_axes import method_axes
+from harness.method_axes import asked, method_axes, with_budget
 from harness.reading import read_pairs, suggest
 from methods import METHODS
 from methods.interface import Method, Shape
@@ -18,7 +18,7 @@ def method_of(name: str, pairs: Iterable[str], tokens: int | None, shape: Shape,
     parameters = read_pairs(name, pairs, not_pairs=not_pairs)
     if name not in METHODS:
         raise VtbenchError(f"--method: {name!r} is not a method; {suggest(name, METHODS)}")
-    axes = method_axes(name, name, parameters, None if tokens is None else (tokens,))
+    axes = method_axes(with_budget(asked(name, name, parameters), None if tokens is None else (tokens,)))
     (complete, *more) = axes.parameters()
     if more:
         raise VtbenchError(f"{name}: has several values; allowed is one for each parameter")

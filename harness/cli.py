@@ -45,16 +45,20 @@ def run(
     address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster, or local.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the trials.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples a task, instead of the file's.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run a grid of more than 10,000 trials.")] = False,
     reports: Reports = Path("reports"),
 ) -> None:
     """Run what is missing of a sweep, then write its report. Exit code 1 when a trial failed."""
-    from harness import spec
+    from harness.spec import MANY, load_sweep
+
+    sweep = load_sweep(file, limit=limit, most=None if yes else MANY, look=True)
+
+    from harness.check import check
     from harness.store import Store
 
-    sweep = spec.load_sweep(file, limit=limit)
     store = Store(out / sweep.name)
     if dry_run or not all(store.done(trial.id) for trial in sweep.trials()):
-        spec.check(sweep)
+        check(sweep)
     if dry_run:
         print_trials(sweep, store)
         return

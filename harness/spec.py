@@ -1,41 +1,61 @@
 """Reads a sweep file and expands it to frozen trials, each with an id made of everything that can change its numbers.
 
-Every key is in sweeps/README.md. Mistakes are VtbenchErrors of one line: the file, the key, what is allowed.
+Every key is in sweeps/README.md. Mistakes are VtbenchErrors of one line: the file, the key, what is allowed. What
+can be said without the methods comes first, for they import torch, which takes seconds.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from itertools import product
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.check import look as look_at
 from harness.errors import VtbenchError
 from harness.fingerprint import fingerprint
-from harness.method_axes import Axis, MethodAxes, as_axis, check_one, method_axes, named
-from harness.papers import printed
+from harness.lmms.names import OWN, own_tasks
+from harness.method_axes import Asked, MethodAxes, asked, check_one, method_axes, named, with_budget
+from harness.model.look import SHAPES
 from harness.pocket import WEIGHTS
-from harness.reading import explain, read_mapping
+from harness.reading import LARGEST_NUMBER, Axis, as_axis, brief, explain, read_mapping
 from harness.shown import Convention, Published, Shown, Unreproduced, parameters_of
-from methods import METHODS
-from methods.interface import Method
+
+if TYPE_CHECKING:
+    from methods.interface import Method
 
 # Raise it when the code measures anything differently: every id changes with it, so that every trial runs again.
 PROTOCOL = 3
 
-# The embedded tasks are known by their files: asking lmms-eval takes seconds.
-OWN_TASKS = Path(__file__).parent / "lmms" / "pocketvqa"
+MANY = 10_000  # trials of a sweep that is meant
 
 Measure = Literal["accuracy", "flops", "latency", "memory", "tokens"]
 MEASURES: tuple[Measure, ...] = ("accuracy", "flops", "latency", "memory", "tokens")
 COUNTED: tuple[Measure, ...] = ("flops", "memory", "tokens")  # what a model without weights gives
 
-Name = Annotated[str, Field(min_length=1)]
+
+def _printable(value: str) -> str:
+    if not value.isprintable() or not all(len(part.encode()) <= 255 for part in value.split("/")) or len(value) > 1000:
+        raise ValueError(f"{brief(value)} is not possible; allowed are printable characters, at most 1000")
+    return value
+
+
+def _text(value: str) -> str:
+    for each in value:
+        if not each.isprintable() and each not in "\n\t":
+            raise ValueError(f"has the character {each!a}; allowed are those that can be printed")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+Text = Annotated[str, AfterValidator(_text)]
+Natural = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
 
 
 class _Frozen(BaseModel):
@@ -76,6 +96,8 @@ class Trial(_Frozen):
     @property
     def label(self) -> str:
         """The method with its budget and the parameters that are not defaults, and the task."""
+        from methods import METHODS
+
         defaults = {field.name: field.default for field in fields(METHODS[self.method])}
         words = [self.method]
         for name, value in self.parameters.items():
@@ -85,34 +107,36 @@ class Trial(_Frozen):
                 words.append(f"{name}={value}")
         return f"{' '.join(words)} on {self.task or f'{self.text_tokens} text tokens'}"
 
-    def make_method(self) -> Method:
+    def make_method(self) -> "Method":
         """Return the method itself."""
+        from methods import METHODS
+
         return METHODS[self.method](**self.parameters)
 
 
 class Resources(_Frozen):
     """What Ray reserves for a trial."""
 
-    cpus: Annotated[float, Field(gt=0)] = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
+    cpus: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] = 1
+    gpus: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)] = 0
 
 
 class Axes(_Frozen):
     """A sweep file's keys."""
 
     name: Name | None = None
-    description: str = ""
+    description: Text = ""
     model: Axis[Name]
     tasks: Axis[Name] | None = None
-    text_tokens: Axis[Annotated[int, Field(ge=2)]] | None = None
+    text_tokens: Axis[Annotated[int, Field(ge=2, le=LARGEST_NUMBER)]] | None = None
     methods: Annotated[tuple[Any, ...], BeforeValidator(as_axis), Field(min_length=1)]
-    tokens: Axis[Annotated[int, Field(ge=1)]] | None = None
-    limit: Axis[Annotated[int, Field(ge=1)] | None] = (None,)
-    seed: Axis[Annotated[int, Field(ge=0)]] = (0,)
+    tokens: Axis[Natural] | None = None
+    limit: Axis[Natural | None] = (None,)
+    seed: Axis[Annotated[int, Field(ge=0, lt=2**32)]] = (0,)  # numpy's range
     dtype: Axis[Literal["float32", "bfloat16", "float16"]] = ("float32",)
     attention: Axis[Literal["sdpa", "eager", "flash_attention_2"]] = ("sdpa",)
     compile: Axis[bool] = (False,)
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Natural = 8
     text_encoder: Name | None = None
     trust_remote_code: bool = False
     measure: Axis[Measure] | None = None
@@ -172,13 +196,16 @@ def measurable(model: str, task: str | None) -> tuple[Measure, ...]:
     """Return what can be measured of a model on a task, or on a prompt that asks nothing."""
     if task is not None:
         return MEASURES
-    from harness.model.shapes import LLAVA
-
-    return COUNTED if model in LLAVA else MEASURES[1:]
+    return COUNTED if model in SHAPES else MEASURES[1:]
 
 
-def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
-    """Read a sweep file; `limit` replaces its own. Errors: VtbenchError; models and tasks are not looked for."""
+def load_sweep(path: Path, *, limit: int | None = None, most: int | None = None, look: bool = False) -> Sweep:
+    """Read a sweep file.
+
+    limit: instead of its own; most: trials beyond which it is refused, before the grid is expanded; look: whether to
+    look at models' folders and tasks' names too, as far as that needs no torch (`check` does the rest).
+    Errors: VtbenchError.
+    """
     raw = read_mapping(path)
     if limit is not None:
         raw["limit"] = limit
@@ -195,79 +222,34 @@ def load_sweep(path: Path, *, limit: int | None = None) -> Sweep:
     if not axes.tasks and not axes.text_tokens:
         raise VtbenchError(f"{path}:tasks: is missing; a sweep of costs alone has text_tokens instead")
     name = axes.name or path.stem
-    if name in (".", "..") or Path(name).name != name:
-        raise VtbenchError(f"{path}:name: {name!r} is not possible; it names a folder, so no slashes")
-    methods = []
+    if not re.fullmatch(r"[^/\\]{1,100}", name) or not name.isprintable() or name.startswith("."):
+        wanted = "it names a folder, so no slashes, no dot in front, and at most 100 characters"
+        raise VtbenchError(f"{path}:name: {brief(name)} is not possible; {wanted}")
+    entries = []
     for index, entry in enumerate(axes.methods):
         place = f"{path}:methods" + (f"[{index}]" if isinstance(raw["methods"], list) else "")
         method, given = named(place, entry)
-        methods.append(method_axes(f"{place}.{method}", method, given, axes.tokens))
-        list(methods[-1].parameters())
+        entries.append(with_budget(asked(f"{place}.{method}", method, given), axes.tokens))
+    _check_size(path, axes, entries, most)
+    if look:
+        look_at(path, axes)
+    methods = [method_axes(entry) for entry in entries]
+    for method_values in methods:
+        for _ in method_values.parameters():  # each is tried
+            pass
     if axes.published:
         for row, entry in axes.published.rows.items():
             check_one(f"{path}:published.rows.{row}", parameters_of(entry))
     return Sweep(path, name, axes, tuple(methods))
 
 
-def check(sweep: Sweep) -> None:
-    """Look for every model and task and try every budget, so that a sweep fails before anything of it has run.
-
-    Reads no weights. Errors: VtbenchError.
-    """
-    from harness.costs import check_text
-    from harness.model.anatomy import shape_of_config
-    from harness.model.load import RANDOM, config_of
-    from harness.model.shapes import LLAVA
-
-    axes, shapes = sweep.axes, {}
-    if axes.published:
-        with _blame(f"{sweep.path}:"):
-            printed(axes.published, costs=bool(axes.text_tokens))
-    for model in axes.model:
-        with _blame(f"{sweep.path}:model: "):
-            config: Any = config_of(model, trust_remote_code=axes.trust_remote_code)
-            shapes[model] = shape_of_config(config)
-            if axes.tasks and (model in LLAVA or (model in RANDOM and model != "random:pocket")):
-                raise VtbenchError(
-                    f"{model!r} has no {'weights' if model in LLAVA else 'tokenizer'} to answer tasks with; "
-                    "allowed is text_tokens instead of tasks"
-                )
-        for text_tokens in axes.text_tokens or ():
-            most = config.text_config.max_position_embeddings - shapes[model].patches
-            check_text(model, text_tokens, most, place=f"{sweep.path}:text_tokens")
-        allowed = measurable(model, axes.tasks[0] if axes.tasks else None)
-        for measure in axes.measure or ():
-            if measure not in allowed:
-                raise VtbenchError(
-                    f"{sweep.path}:measure: {measure} is not possible of {model} without tasks; "
-                    f"allowed are {', '.join(allowed)}"
-                )
-    for task in axes.tasks or ():
-        if not _is_own(task):
-            from harness.lmms.tasks import manager_for
-
-            with _blame(f"{sweep.path}:tasks: "):
-                manager_for(task)
-    for method, trial in sweep.cells():
-        with method.blame():
-            stages = trial.make_method().stages(shapes[trial.model])
-        if METHODS[method.name].trained and trial.model not in LLAVA:
-            raise VtbenchError(
-                f"{method.place}: needs trained modules, of which there are none; it can be counted alone, "
-                f"with model: {' or '.join(LLAVA)}"
-            )
-        if trial.model in LLAVA and any(stage.adaptive for stage in stages):
-            raise VtbenchError(
-                f"{method.place}: adapts to the image, so it must run to be counted; allowed are models with weights"
-            )
-
-
-@contextmanager
-def _blame(place: str) -> Iterator[None]:
-    try:
-        yield
-    except VtbenchError as error:
-        raise VtbenchError(f"{place}{error}") from None
+def _check_size(path: Path, axes: Axes, entries: list[Asked], most: int | None) -> None:
+    """Refuse a grid of more trials than this, without expanding it."""
+    others = (axes.model, axes.dtype, axes.attention, axes.compile, axes.tasks or axes.text_tokens or ())
+    sizes = (*others, axes.limit, axes.seed)
+    trials = prod(map(len, sizes)) * sum(entry.cells for entry in entries)
+    if most is not None and trials > most:
+        raise VtbenchError(f"{path}:methods: the grid has {trials:,} trials; more than {most:,} need --yes")
 
 
 def _key(error: ErrorDetails, raw: dict[str, Any]) -> str:
@@ -285,14 +267,10 @@ def _key(error: ErrorDetails, raw: dict[str, Any]) -> str:
     return key
 
 
-def _is_own(task: str) -> bool:
-    return (OWN_TASKS / f"{task}.yaml").is_file()
-
-
 def _content(model: str, task: str | None, text_encoder: str | None) -> dict[str, str]:
     paths = {"model": WEIGHTS if model == "pocket" else Path(model)}
-    if task is not None and _is_own(task):
-        paths["task"] = OWN_TASKS
+    if task in own_tasks():
+        paths["task"] = OWN
     if text_encoder is not None:
         # open_clip:ARCHITECTURE/PATH may name a checkpoint or a folder
         is_open_clip = text_encoder.startswith("open_clip:")

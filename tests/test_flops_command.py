@@ -150,8 +150,11 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, complaint):
 
 def test_a_folder_without_a_llava_is_one_line(monkeypatch, capsys, tmp_path):
     assert vtbench(monkeypatch, "flops", tmp_path) == 2
-    assert "the folder has no config that can be read" in capsys.readouterr().err
+    assert "the folder has no config.json" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert vtbench(monkeypatch, "flops", tmp_path) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", f"vtbench: {str(tmp_path)!r} is a llama; allowed are models of type llava\n")
+    assert (out, err) == (
+        "",
+        f"vtbench: {tmp_path}/config.json: model_type: 'llama' is not possible; allowed is llava\n",
+    )

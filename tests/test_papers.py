@@ -1,6 +1,7 @@
 import pytest
 
-from harness import papers, spec
+from harness import papers
+from harness.check import check
 from harness.errors import VtbenchError
 from tests.test_spec import COSTS, sweep
 
@@ -64,11 +65,11 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, text):
 )
 def test_what_no_paper_prints_is_said_before_anything_runs(tmp_path, text, message):
     with pytest.raises(VtbenchError) as caught:
-        spec.check(sweep(tmp_path, text))
+        check(sweep(tmp_path, text))
     assert str(caught.value).startswith(f"{tmp_path / 'x.yaml'}:{message}")
 
 
 def test_printed_figures_that_are_not_there_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(papers, "PUBLISHED", tmp_path)
     with pytest.raises(VtbenchError, match=r"x\.yaml:published: .*papers\.csv cannot be read; vtbench has it where"):
-        spec.check(sweep(tmp_path, PUBLISHED + MISSING + "}"))
+        check(sweep(tmp_path, PUBLISHED + MISSING + "}"))

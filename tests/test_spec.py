@@ -4,6 +4,7 @@ from typing import get_args
 import pytest
 
 from harness import spec
+from harness.check import check
 from harness.errors import VtbenchError
 from harness.metrics.conventions import CONVENTIONS
 from harness.shown import Convention
@@ -273,13 +274,13 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_what_cannot_run_is_said_before_anything_runs(tmp_path, text, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(VtbenchError) as caught:
-        spec.check(sweep(tmp_path, text))
+        check(sweep(tmp_path, text))
     assert str(caught.value).startswith(f"{tmp_path / 'x.yaml'}:{message}")
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_committed_sweep_can_run(path):
-    spec.check(load_sweep(path))
+    check(load_sweep(path))
 
 
 def test_the_quickstart_is_a_sweep():

@@ -1,11 +1,10 @@
 """Registers the model `vtbench` with lmms-eval, by the entry point group `lmms_eval.models`, and PocketVQA with it."""
 
-from pathlib import Path
 from typing import Any
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
-OWN = Path(__file__).parent / "pocketvqa"
+from harness.lmms.names import OWN
 
 
 def manifests() -> list[ModelManifest]:

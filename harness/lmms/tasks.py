@@ -1,13 +1,11 @@
 """Finds lmms-eval tasks by name: our own at once, lmms-eval's defaults only when a name is not ours."""
 
-from difflib import get_close_matches
 from functools import lru_cache
 
 from lmms_eval.tasks import TaskManager
 from loguru import logger
 
-from harness.errors import VtbenchError
-from harness.lmms.plugin import OWN
+from harness.lmms.names import OWN, unknown
 
 
 @lru_cache(maxsize=2)
@@ -28,8 +26,4 @@ def manager_for(task: str) -> TaskManager:
         manager = _manager(include_defaults)
         if task in manager.all_tasks:
             return manager
-    near = get_close_matches(task, manager.all_tasks, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise VtbenchError(
-        f"{task!r} is not a task; {hint}allowed are {', '.join(_manager(False).all_tasks)} and the tasks of lmms-eval"
-    )
+    raise unknown(task, frozenset(map(str, manager.all_tasks)))

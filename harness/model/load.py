@@ -3,10 +3,8 @@
 A shape's own name (`llava-1.5-7b`) has a config, for costs that are counted, and no weights.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,19 @@ import huggingface_hub
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
 
 from harness.errors import VtbenchError
 from harness.model.anatomy import shape_of_config
+from harness.model.look import (
+    SIZES,
+    check_code,
+    check_sizes,
+    look_at_config,
+    look_at_name,
+    look_at_weights,
+    no_model,
+)
 from harness.model.shapes import LLAVA
 from harness.pocket import WEIGHTS
 from methods.interface import Shape
@@ -39,27 +46,29 @@ RANDOM: dict[str, Callable[[], LlavaConfig]] = {
 }
 
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
-
-
 def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
-    """Return a model's config, without its weights.
+    """Return a model's config, without its weights. Code that it brings runs only where that is trusted.
 
     Errors: VtbenchError that names what is allowed when there is no such model, or it is no LLaVA.
     """
     known = LLAVA | RANDOM
     if name in known:
         return known[name]()
-    if name != "pocket" and not Path(name).is_dir() and not re.fullmatch(HUB_ID, name):
-        raise _no_model(name, "no folder has that name, and a hub id is owner/name")
+    look_at_name(name)
+    source = str(WEIGHTS) if name == "pocket" else name
+    is_folder = Path(source).is_dir()
+    if is_folder:
+        look_at_config(source, trust_remote_code=trust_remote_code)
     huggingface_hub.utils.logging.set_verbosity_error()  # the one line below says it all
     try:
-        config = AutoConfig.from_pretrained(WEIGHTS if name == "pocket" else name, trust_remote_code=trust_remote_code)
+        if not is_folder:
+            check_code(name, PreTrainedConfig.get_config_dict(name)[0], trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except StrictDataclassError as error:
         raise VtbenchError(f"{name!r} has an impossible config: {str(error).splitlines()[-1].strip()}") from None
     except (OSError, ValueError) as error:
-        reason = "the folder has no config that can be read" if Path(name).is_dir() else "the hub does not give it"
-        raise _no_model(name, f"{reason}: {str(error).splitlines()[0]}") from None
+        reason = "the folder has no config that can be read" if is_folder else "the hub does not give it"
+        raise no_model(name, f"{reason}: {str(error).splitlines()[0]}") from None
     if not isinstance(config, LlavaConfig):
         raise VtbenchError(f"{name!r} is a {config.model_type}; allowed are models of type llava")
     _check_sizes(name, config)
@@ -68,27 +77,13 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> LlavaConfig:
 
 def _check_sizes(name: str, config: Any) -> None:
     """Refuse what transformers lets through, and what would be counted wrongly."""
-    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    keys_of = {"text_config": (*keys, "vocab_size"), "vision_config": (*keys, "image_size", "patch_size")}
-    for tower, names in keys_of.items():
-        for key in names:
-            value = getattr(getattr(config, tower), key, 1)
-            if isinstance(value, int) and value < 1:
-                raise VtbenchError(f"{name!r}: {tower}.{key}: {value} is not possible; allowed are 1 or more")
+    for tower in SIZES:
+        check_sizes(repr(name), tower, getattr(config, tower).to_dict())
     layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
     if isinstance(layer, int) and not (1 <= layer <= layers or -layers <= layer <= -1):
         raise VtbenchError(
             f"{name!r}: vision_feature_layer: {layer} is not possible; allowed are 1 to {layers} and -{layers} to -1"
         )
-
-
-def _no_model(name: str, reason: str) -> VtbenchError:
-    known = ["pocket", *RANDOM, *LLAVA]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return VtbenchError(
-        f"{name!r} is not a model; {hint}allowed are {', '.join(known)}, a local folder or a hub id ({reason})"
-    )
 
 
 def shape_of(name: str, *, trust_remote_code: bool = False) -> Shape:
@@ -111,6 +106,8 @@ def load(
             f"or the folder or hub id of a model (a folder of that name is ./{name})"
         )
     config = config_of(name, trust_remote_code=trust_remote_code)
+    if Path(name).is_dir() and name not in RANDOM:
+        look_at_weights(Path(name))
     transformers.utils.logging.disable_progress_bar()
     folder = str(WEIGHTS) if name in ("pocket", "random:pocket") else name
     model: Any

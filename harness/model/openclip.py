@@ -26,7 +26,7 @@ def from_open_clip(architecture: str, pretrained: str) -> tuple[CLIPModel, CLIPT
     name = f"local-dir:{pretrained}" if Path(pretrained).is_dir() else architecture
     quick = bool((open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu"))
     tag = None if name != architecture else pretrained
-    theirs: Any = open_clip.create_model(name, tag, force_quick_gelu=quick, require_pretrained=True)
+    theirs: Any = open_clip.create_model(name, tag, force_quick_gelu=quick, require_pretrained=True, weights_only=True)
     simple: Any = open_clip.get_tokenizer(name)
     blocks = theirs.transformer.resblocks if isinstance(theirs, open_clip.CLIP) else []
     plain = (

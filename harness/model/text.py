@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from harness.errors import VtbenchError
+from harness.model.look import OPEN_CLIP, RANDOM_CLIP, look_at_text_encoder
 from harness.model.openclip import from_open_clip
 from harness.model.shapes import clip_large
 from harness.pocket import WEIGHTS
 
 LLAVA_CLIP = "openai/clip-vit-large-patch14-336"
-RANDOM_CLIP = "random:clip-vit-large-patch14-336"
-OPEN_CLIP = "open_clip:"
 
 
 class TextEncoder:
@@ -83,7 +82,8 @@ def default_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
     Errors: VtbenchError when there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(WEIGHTS if model_name.startswith("random:") else model_name)
+        source = WEIGHTS if model_name.startswith("random:") else model_name
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise VtbenchError(
             f"tokenizer: {model_name!r} has none that can be loaded; pass one to attach ({str(error).splitlines()[0]})"
@@ -97,6 +97,7 @@ def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch
     name: a CLIP's hub id or local folder, `open_clip:ARCHITECTURE/PRETRAINED` (a tag, a checkpoint or a folder), or
     `random:clip-vit-large-patch14-336`. Errors: VtbenchError when there is none.
     """
+    look_at_text_encoder(name)
     model: Any
     tokenizer: Any
     try:
@@ -107,7 +108,7 @@ def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch
             model, tokenizer = _random(), AutoTokenizer.from_pretrained(WEIGHTS / "clip")
         else:
             model = CLIPModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise VtbenchError(
