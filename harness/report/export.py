@@ -11,6 +11,7 @@ import pandas as pd
 FORMATS = ("csv", "latex")
 SUFFIX = {"csv": "csv", "latex": "tex"}
 SIGNS = {"≈": r"$\approx$", "−": "$-$", "–": "--", "†": r"$\dagger$", "≤": r"$\le$", "×": r"$\times$", "→": r"$\to$"}
+SIGNS |= {"≠": r"$\ne$", "§": r"\S{}"}
 SPECIAL = {character: rf"\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

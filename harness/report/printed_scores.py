@@ -58,15 +58,15 @@ def scores_table(
     for line in lines:
         printed, ours = rates.get(line.row, (None, None))
         first = [_rate(line, printed) if metric == RATE else _printed(line, metric, marked) for metric in heads]
-        rows.append([f"**{text(line.row)}**", "published", *first, *(_cost(line) for _ in costs)])
+        rows.append([text(line.row), "**published**", *first, *(_cost(line) for _ in costs)])
         if line.row not in published.missing:
             second = [_percent(ours) or NONE if metric == RATE else _shown(line, metric) for metric in heads]
             third = [
                 _points(ours, printed) if metric == RATE else _difference(line, metric, published) for metric in heads
             ]
             spent = [_spent(results, compared, line.index, convention) for _ in costs]
-            rows.append(["", "measured", *second, *spent])
-            rows.append(["", "difference", *third, *("" for _ in costs)])
+            rows.append([text(line.row), "measured", *second, *spent])
+            rows.append([text(line.row), "difference", *third, *("" for _ in costs)])
     return (
         table(["Method", "", *map(text, titles), *costs], rows)
         + "\n"
