@@ -115,6 +115,8 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown, aske
         parts += [TIMES] if results.asks("latency") else []
     drawn = figures.section(results, compared, folder, link, shown.convention)
     parts += [drawn] if drawn else []
+    kept = figures.kept_section(results, compared, folder, link)
+    parts += [kept] if kept else []
     if compared.average:
         apart = differences(results, compared)
         parts += ["## Which differences are real\n", apart] if apart else []

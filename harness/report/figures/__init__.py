@@ -5,13 +5,14 @@ from pathlib import Path
 from harness.report.compared import Compared
 from harness.report.figures.curves import accuracy, costs
 from harness.report.figures.grid import heat_map
+from harness.report.figures.kept import METHODS, kept_patches
 from harness.report.figures.layers import tokens_per_layer
 from harness.report.figures.style import MOST, scored_lines
 from harness.report.figures.tasks import score_by_task
 from harness.report.results import Results
 from harness.report.tables import text
 
-__all__ = ["heat_map", "section"]
+__all__ = ["heat_map", "kept_section", "section"]
 
 READING = (
     "Bars are 95 % bootstrap intervals over images. The black steps are the Pareto frontier: the best average so far "
@@ -68,3 +69,19 @@ def _layers(results: Results, folder: Path, link: str) -> list[str]:
         f"Visual tokens that enter each layer, means over samples; methods that keep the same share a line, and lines "
         f"stand a hair apart.{some}\n",
     ]
+
+
+def kept_section(results: Results, compared: Compared, folder: Path, link: str) -> str:
+    """Draw what methods keep of some pictures and return its section; empty where the store has none to show."""
+    found = kept_patches(results, compared, folder / "kept.png")
+    if found is None:
+        return ""
+    seen = f"Pictures with the patches that {', '.join(found.methods)} keep, and their answers. {'. '.join(found.told)}"
+    chosen = f"; of its {found.of} methods these stand evenly from the best average to the worst" * (found.of > METHODS)
+    return (
+        f"## What the methods keep\n\n![{text(seen)}]({link}/kept.png)\n\n"
+        "A row is a question of a picture, as the model saw it; a column is a method. "
+        f"Chosen by rule: {text(found.budget)}, where most methods stand{chosen}. Of the questions whose pictures the "
+        "store has (the first of each task), those that the full model gets right and that part these methods most "
+        "evenly into right and wrong, one a task. They show how methods differ, not how often they do.\n"
+    )

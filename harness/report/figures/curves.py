@@ -51,9 +51,9 @@ def costs(results: Results, convention: str) -> list[Cost]:
 
     tokens = {i: Interval(*[float(row.tokens)] * 3) for i, row in enumerate(results.rows) if row.tokens}
     timed = {
-        i: Interval(*(row.mean("latency", "prefill_ms", key) or 0.0 for key in ("median", "q25", "q75")))
+        i: Interval(*(row.mean("latency", "prefill_ms", key) or median for key in ("median", "q25", "q75")))
         for i, row in enumerate(results.rows)
-        if row.mean("latency", "prefill_ms", "median") is not None
+        if (median := row.mean("latency", "prefill_ms", "median")) is not None
     }
     return [
         Cost(

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from harness.report.compared import Compared
 from harness.report.results import Results, Row
@@ -58,7 +59,7 @@ def panels(lines: Lines) -> list[list[str]]:
     return [names[start : start + each] for start in range(0, len(names), each)]
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write a figure, the same bytes each time, on white, so that it is legible on a dark page."""
-    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
     plt.close(figure)
