@@ -1,44 +1,87 @@
-"""W&B: a run per trial, grouped by sweep, offline unless WANDB_MODE says otherwise."""
+"""W&B: a run per trial and one for the report, grouped by sweep, offline unless WANDB_MODE says otherwise."""
 
 import contextlib
+import json
 import logging
+import math
 import os
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import wandb
+from PIL import Image
+
+from harness.panels import kept_grid, overlay
 
 log_ = logging.getLogger(__name__)
+
+PICTURED = 8  # samples whose pictures go along
 
 
 def log(
     record: dict[str, Any], samples: pd.DataFrame, *, sweep: str, directory: Path, project: str = "vtbench"
 ) -> None:
-    """Log one trial: config, scores, token counts, costs and the per-sample table, under `<directory>/wandb`.
+    """Log one trial: config, scores, token counts, costs, times as histograms, samples and the first ones' pictures.
 
+    directory: the sweep's folder, which has its pictures; the run goes under its `wandb`.
     W&B must never cost a trial: whatever it raises becomes one warning.
     """
+
+    def fill(run: wandb.Run) -> None:
+        run.log(
+            {"samples": wandb.Table(dataframe=_plain(samples))}
+            | _histograms(record["latency"] or {})
+            | _pictures(record, samples, directory / "images")
+        )
+        run.summary.update(summary(record))
+
+    config = {**record["trial"], "provenance": record["provenance"]}
+    _send(f"trial {record['id']}", fill, directory, project=project, group=sweep, name=record["id"], config=config)
+
+
+def log_report(report: Path, *, sweep: str, directory: Path, project: str = "vtbench") -> None:
+    """Log a report's markdown, page, numbers and figures as an artifact, by a run of its own; never at its cost.
+
+    report: the markdown; what lies beside it under its name goes along.
+    """
+
+    def fill(run: wandb.Run) -> None:
+        artifact = wandb.Artifact(f"report-{sweep}", type="report")
+        beside = [report.with_suffix(suffix) for suffix in (".md", ".html", ".json")]
+        for path in [*beside, *sorted(report.with_suffix("").rglob("*"))]:
+            if path.is_file():
+                artifact.add_file(str(path), name=str(path.relative_to(report.parent)), skip_cache=True)
+        run.log_artifact(artifact)
+
+    _send("the report", fill, directory, project=project, group=sweep, name="report", config={})
+
+
+def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **described: Any) -> None:
+    """Make a run of what `fill` logs, unless W&B is disabled. Errors: none, a warning instead."""
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if mode == "disabled":
+        return
+    quiet = {"console": "off", "silent": True, "disable_git": True, "x_disable_stats": True, "x_disable_meta": True}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _silenced():
+        with _silenced(), _staged(directory / "wandb"):
             run = wandb.init(
-                project=project,
-                group=sweep,
-                name=record["id"],
+                **described,
                 dir=directory,
-                mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
-                config={**record["trial"], "provenance": record["provenance"]},
-                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
+                mode=mode,  # type: ignore[arg-type]
+                settings=wandb.Settings(**quiet),  # type: ignore[arg-type]
                 reinit="finish_previous",
             )
             try:
-                run.log({"samples": wandb.Table(dataframe=samples.astype(object).where(samples.notna(), None))})
-                run.summary.update(summary(record))
+                fill(run)
             finally:
                 run.finish()
     except Exception as error:
-        log_.warning("W&B did not take trial %s: %s", record["id"], error)
+        log_.warning("W&B did not take %s: %s", what, error)
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +92,61 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     return {} if flat.empty else {str(name): value for name, value in flat.iloc[0].items() if value is not None}
 
 
+def _plain(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the samples as a table can hold them: lists as JSON, nothing for what is not there."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | np.ndarray):
+            return json.dumps(value, default=lambda array: array.tolist())
+        return None if pd.isna(value) else value
+
+    return pd.DataFrame({name: pd.Series(map(plain, samples[name]), dtype=object) for name in samples})
+
+
+def _histograms(latency: dict[str, Any]) -> dict[str, wandb.Histogram]:
+    """Return the raw times of each part, in milliseconds."""
+    return {
+        f"histogram/{part}": wandb.Histogram(times["raw"])
+        for part, times in latency.items()
+        if isinstance(times, dict) and times.get("raw")
+    }
+
+
+def _pictures(record: dict[str, Any], samples: pd.DataFrame, folder: Path) -> dict[str, list[wandb.Image]]:
+    """Return the first samples' pictures, pale where no token stands."""
+    patches = (record["tokens"] or {}).get("patches")
+    if not patches or "pictures" not in samples:
+        return {}
+    side = math.isqrt(patches)
+    shown: list[wandb.Image] = []
+    for sample in samples.to_dict(orient="records"):
+        if len(shown) >= PICTURED:
+            break
+        everything = repeat(range(patches))
+        kept = sample["kept"] if isinstance(sample["kept"], list | np.ndarray) else everything
+        for name, places in zip(sample["pictures"], kept, strict=False):
+            path = folder / f"{name}.webp"
+            if path.exists():
+                picture = overlay(np.asarray(Image.open(path).convert("RGB")), kept_grid(list(places), side))
+                caption = f"{sample['question']} → {sample['answer']} (score {sample['score']})"
+                shown.append(wandb.Image(picture, caption=caption, file_type="jpg"))
+    return {"kept": shown} if shown else {}
+
+
 @contextlib.contextmanager
-def _silenced() -> Any:
+def _staged(folder: Path) -> Iterator[None]:
+    """Have W&B keep an artifact's files beside its runs, where `wandb sync` finds them, not in the home folder."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = before or str(folder.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     level = logging.getLogger("wandb").level
     logging.getLogger("wandb").setLevel(logging.ERROR)
     try:
