@@ -165,7 +165,7 @@ def _data_uri(path: Path) -> str:
 
 
 def words(data: dict[str, Any]) -> Iterator[str]:
-    """Yield what a reader must know of these samples: how many the page has, and how many have pictures."""
+    """Yield what a reader must know of these samples: how many there are, how many have pictures, what right means."""
     samples, total = data["samples"], data["total"]
     if len(samples) < total:
         yield f"The page has {len(samples):,} of {total:,} samples, from the tasks in turn, so that it stays small."
@@ -174,3 +174,6 @@ def words(data: dict[str, Any]) -> Iterator[str]:
         yield "The store has no pictures of these samples."
     elif pictured < len(samples):
         yield f"{pictured:,} samples have their picture: the store keeps those of the first samples of each task."
+    scores = {answer[1] for sample in samples for answer in sample["answers"] if answer}
+    if scores - {0.0, 1.0, None}:
+        yield "Where scores are graded, right and wrong mean the higher and the lower score."
