@@ -151,7 +151,7 @@ def _runs(word: Word) -> list[tuple[str, bool]]:
 
 def draw(strips: Sequence[Strip], caption: str, *, columns: int, size: float = SIDE) -> Figure:
     """Return the figure: strips one under the other, so many panels in a row at most, pictures `size` inches wide."""
-    head, plain, note = Type(9, weight="bold"), Type(8.5), Type(7.5, PALE)
+    title, head, plain, note = Type(10), Type(9, weight="bold"), Type(8.5), Type(7.5, PALE)
     width = min(columns, max(len(strip.panels) for strip in strips)) * (size + GAP) + GAP
 
     def over(panel: Panel) -> list[Block]:
@@ -172,8 +172,8 @@ def draw(strips: Sequence[Strip], caption: str, *, columns: int, size: float = S
     for strip in strips:
         for start in range(0, len(strip.panels), columns):
             panels = strip.panels[start : start + columns]
-            title = [(plain, plain.lines(words("" if start else strip.head, []), width - 2 * GAP))]
-            rows.append((strip, title, panels, [over(panel) for panel in panels], [under(panel) for panel in panels]))
+            asked = title.lines(words("" if start else strip.head, []), width - 2 * GAP)
+            rows.append((strip, asked, panels, [over(panel) for panel in panels], [under(panel) for panel in panels]))
     merged = (
         " A merged token stands for more than the patch at which it is drawn."
         if any(panel.merged for strip in strips for panel in strip.panels)
@@ -182,13 +182,13 @@ def draw(strips: Sequence[Strip], caption: str, *, columns: int, size: float = S
     told = f"In colour: the patches at which the last LLM layer's tokens stand.{merged} {caption}"
     foot = note.lines(words(told, []), width - 2 * GAP)
     total = LINE * len(foot) + GAP
-    for _, title, _, overs, unders in rows:
-        total += _height(title) + max(map(_height, overs)) + size + max(map(_height, unders)) + 2 * GAP
+    for _, asked, _, overs, unders in rows:
+        total += LINE * len(asked) + max(map(_height, overs)) + size + max(map(_height, unders)) + 2.25 * GAP
 
     figure = Figure(figsize=(width, total), dpi=DPI)
     y = GAP
-    for strip, title, panels, overs, unders in rows:
-        y = _put(figure, title, GAP, y) + max(map(_height, overs)) + GAP / 4
+    for strip, asked, panels, overs, unders in rows:
+        y = title.set(figure, asked, GAP, y) + max(map(_height, overs)) + GAP / 2
         for column, (panel, above, below) in enumerate(zip(panels, overs, unders, strict=True)):
             x = GAP + column * (size + GAP)
             _put(figure, above, x, y - GAP / 4 - _height(above))
@@ -210,7 +210,6 @@ def _height(blocks: list[Block]) -> float:
     return LINE * sum(len(lines) for _, lines in blocks)
 
 
-def _put(figure: Figure, blocks: list[Block], x: float, y: float) -> float:
+def _put(figure: Figure, blocks: list[Block], x: float, y: float) -> None:
     for kind, lines in blocks:
         y = kind.set(figure, lines, x, y)
-    return y
