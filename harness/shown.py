@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Convention = Literal["flops", "macs", "ivtp", "lvpruning", "fastv", "sparsevlm"]
 
 
-SETTINGS = ("attention", "dtype")  # what a row of `published` may name beside a method's parameters
+# What a row of `published` may name beside a method's parameters.
+SETTINGS = ("limit", "seed", "dtype", "attention", "compile")
 
 
 class _Frozen(BaseModel):

@@ -17,12 +17,23 @@ ivtp,3,llava-1.5-7b,Honeybee,"text_tokens=128,tokens=64",tflops,5.0,
 ivtp,3,llava-1.5-13b,IVTP,"text_tokens=128,tokens=64",gqa,60.0,
 ivtp,9,llava-1.5-7b,IVTP,tokens=64,tflops_vit,0.2,"text_tokens=512, batch=1"
 ivtp,9,llava-1.5-7b,IVTP,tokens=64,tflops_llm,7.0,"text_tokens=512, batch=1"
+atp,S3,llava-1.5-7b,w/o flash,one A100,cuda_ms,400.0,
+atp,S3,llava-1.5-7b,w/ flash,one A100,cuda_ms,300.0,
 """
 ROWS = {"LLaVA": "full", "IVTP": {"ivtp": {"group": 3}}}
 
 
 def add(
-    folder: Path, name: str, method: str, parameters: dict, text_tokens: int | None, vision: float, llm: float
+    folder: Path,
+    name: str,
+    method: str,
+    parameters: dict,
+    text_tokens: int | None,
+    vision: float,
+    llm: float,
+    *,
+    attention: str = "sdpa",
+    latency: dict | None = None,
 ) -> None:
     trial = {
         "model": "llava-1.5-7b",
@@ -33,7 +44,7 @@ def add(
         "limit": None,
         "seed": 0,
         "dtype": "float32",
-        "attention": "sdpa",
+        "attention": attention,
         "measure": ["flops", "memory", "tokens"],
     }
     parts = {"vision": vision * 1e12, "projector": 0, "decoder_linear": llm * 1e12, "decoder_attention": 0}
@@ -44,7 +55,7 @@ def add(
         "scores": None,
         "tokens": {"into_llm": 64.0, "mean_llm": 64.0},
         "flops": {"tokens_basis": "one sample", "parts": {"ivtp": parts}, "total": {"ivtp": sum(parts.values())}},
-        "latency": None,
+        "latency": latency,
         "memory": {"kv_visual_bytes": 1000, "peak_kind": None},
         "provenance": {"started": "2026-01-01T00:00:00", "device": "cpu", "cpu_or_gpu_name": "a CPU"},
     }
@@ -116,6 +127,20 @@ def test_a_trial_without_text_tokens_is_no_printed_length(folder, tmp_path):
 def test_parts_are_compared_with_parts(folder, tmp_path):
     markdown = written(folder, tmp_path, tables=("9",), rows={"IVTP": ROWS["IVTP"]}, missing={})
     assert line(markdown, "IVTP")[1:] == ["0.2 / 0.198 (−1.0 %)", "7 / 7.800 (+11.4 %) **off**"]
+
+
+def test_times_are_cuda_s_and_a_row_can_name_a_setting(folder, tmp_path):
+    for name in "ab":
+        shutil.rmtree(folder / name)
+    for attention, clock in (("eager", "CUDA events"), ("sdpa", "CPU time")):
+        times = {part: {"q25": 1.0, "median": 200.0, "q75": 300.0} for part in ("prefill_ms", "vision_ms", "decode_ms")}
+        latency = {"clock": clock, "exclusive": True, "pruner_ms": None, **times}
+        add(folder, attention, "full", {}, 64, 1.0, 9.0, attention=attention, latency=latency)
+    rows = {"w/o flash": {"full": {"attention": "eager"}}, "w/ flash": {"full": {"attention": "sdpa"}}}
+    markdown = written(folder, tmp_path, paper="atp", tables=("S3",), rows=rows, missing={})
+    assert line(markdown, "published / ours")[1:] == ["CUDA ms"]
+    assert line(markdown, "w/o flash")[1:] == ["400 / 200.000 (−50.0 %) **off**"]
+    assert line(markdown, "w/ flash")[1:] == ["300 / not measured"]
 
 
 @pytest.mark.parametrize(
