@@ -17,9 +17,10 @@ from harness.report.footer import failure_list, provenance, state
 from harness.report.page import render
 from harness.report.published import published_tables
 from harness.report.results import Results, read
-from harness.report.tables import SAME, TIED, grid_table, grids, main_table, text
+from harness.report.tables import SAME, TIED, grid_table, grids, main_table, scores_table, text
 from harness.shown import Shown
 
+MOST_GRIDS = 40
 POCKET = (
     "The model is **pocket**, a small embedded LLaVA on procedurally made pictures. Its numbers compare methods on "
     "pocket alone and say nothing about LLaVA-1.5.\n"
@@ -37,6 +38,10 @@ READING = (
     "with a best counted as if each were compared with each; 5 %). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
+)
+SCORES = (
+    "The mean score of a task's samples, which its own metric is not always (F1, a sum); bootstrap over images. Of a "
+    "score of 0 or 100 every resample is the same: that its interval has no width does not make it sure.\n"
 )
 SPENT = (
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. Tokens "
@@ -118,12 +123,16 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown, aske
     kept = figures.kept_section(results, compared, folder, link)
     parts += [kept] if kept else []
     if compared.average:
+        scores = scores_table(results, compared, shown.convention)
+        parts += ["## Scores with 95 % intervals\n", scores, SCORES] if scores else []
         apart = differences(results, compared)
         parts += ["## Which differences are real\n", apart] if apart else []
         found = grids(results, compared)
         if found:
             parts += ["## Grids\n", "Average (95 % interval); the best is bold.\n"]
-        for number, grid in enumerate(found, start=1):
+        if len(found) > MOST_GRIDS:
+            parts += [f"The first {MOST_GRIDS} of {len(found)} grids; the JSON beside this report has all.\n"]
+        for number, grid in enumerate(found[:MOST_GRIDS], start=1):
             parts.append(grid_table(grid))
             if min(map(len, grid.values)) > 1:
                 figures.heat_map(grid, folder / f"grid_{number}.png")

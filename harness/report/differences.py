@@ -5,7 +5,7 @@ from statistics import median
 from harness.report.compared import BASELINE, Compared
 from harness.report.results import Results
 from harness.report.statistics import Difference, detectable
-from harness.report.tables import SAME, TIED, in_main_table, label, table, text
+from harness.report.tables import SAME, TIED, by_budget, in_main_table
 
 
 def differences(results: Results, compared: Compared) -> str:
@@ -14,22 +14,14 @@ def differences(results: Results, compared: Compared) -> str:
         return ""
     header = ["Method", "from the full model", "lost / gained", "from the best of the budget"]
     header += [f"where {BASELINE} is wrong"] if compared.hard else []
-    lines: list[list[str]] = []
-    block: object = ()
-    for index in in_main_table(results):
-        row = results.rows[index]
-        if row.method == "full" or index not in compared.average:
-            continue
-        if (row.model, row.budget) != block:
-            block = (row.model, row.budget)
-            lines.append([f"**{row.budget}, {text(row.model)}**", *[""] * (len(header) - 1)])
-        lines.append([label(results, row), *_cells(compared, index)[: len(header) - 1]])
+    rows = [i for i in in_main_table(results) if results.rows[i].method != "full" and i in compared.average]
+    table = by_budget(results, rows, header, lambda index: _cells(compared, index)[: len(header) - 1])
     found = [*compared.difference.values(), *compared.from_best.values()]
     least = 100 * median(map(detectable, found))
     images = max(samples["image_id"].nunique() for samples in compared.scored.values())
     asked = max(map(len, compared.scored.values()))
     return (
-        f"{table(header, lines)}\n"
+        f"{table}\n"
         "Differences are of averages, in points, with paired 95 % bootstrap intervals over images. Lost: samples on "
         "which the full model scores higher; gained: lower. "
         f"With {asked} samples on {images} images a true difference of {least:.1f} points is found with a power of "

@@ -16,6 +16,8 @@ from harness.report.statistics import Interval
 NOT_MEASURED = "not measured"
 SAME = "≈"
 TIED = "="
+MOST_ROWS = 1000  # of a table; a longer one helps nobody
+MOST_SCORED = 60
 
 
 def text(value: object) -> str:
@@ -90,18 +92,46 @@ def main_table(results: Results, compared: Compared, convention: str) -> str:
     What no trial was asked for has no column.
     """
     columns = _columns(results, compared, convention)
-    header = ["Method", *columns]
-    lines: list[list[str]] = []
-    budget: object = ()
-    for index in in_main_table(results):
+    return by_budget(
+        results, in_main_table(results), ["Method", *columns], lambda index: [cell(index) for cell in columns.values()]
+    )
+
+
+def by_budget(
+    results: Results, rows: Sequence[int], header: Sequence[str], cells: Callable[[int], Sequence[str]]
+) -> str:
+    """Return a table of rows, each under its budget, and of very many the first with a word on where the others are."""
+    several_models = len({row.model for row in results.rows}) > 1
+    lines: list[Sequence[str]] = []
+    block: object = ()
+    for index in rows[:MOST_ROWS]:
         row = results.rows[index]
-        if (row.model, row.budget) != budget:
-            budget = (row.model, row.budget)
-            models = {other.model for other in results.rows}
-            shown = f"{row.budget}, {text(row.model)}" if len(models) > 1 else row.budget
+        if (row.model, row.budget) != block:
+            block = (row.model, row.budget)
+            shown = f"{row.budget}, {text(row.model)}" if several_models else row.budget
             lines.append([f"**{shown}**", *[""] * (len(header) - 1)])
-        lines.append([label(results, row), *(cell(index) for cell in columns.values())])
-    return table(header, lines)
+        lines.append([label(results, row), *cells(index)])
+    left = f"\nThe first {MOST_ROWS} of {len(rows)} rows; the JSON beside this report has all.\n"
+    return table(header, lines) + (left if len(rows) > MOST_ROWS else "")
+
+
+def scores_table(results: Results, compared: Compared, convention: str) -> str:
+    """Return every task's mean score with its interval; empty for one task, whose average it is, and for many rows."""
+    measured = columns(results, compared, convention)
+    names = short_names(results.tasks)
+    means = {task: measured.get(f"mean/{task}") or measured.get(f"score/{task}") for task in names}
+    shown = {task: column for task, column in means.items() if column}
+    rows = [index for index in in_main_table(results) if index in compared.average]
+    if len(shown) < 2 or len(rows) > MOST_SCORED:
+        return ""
+
+    def score(column: Column, index: int) -> str:
+        spread = column.spread(index)
+        mean = column.written(index)
+        return NOT_MEASURED if mean is None else f"{mean} ({spread})" if spread else mean
+
+    header = ["Method", *(text(names[task]) for task in shown)]
+    return by_budget(results, rows, header, lambda index: [score(column, index) for column in shown.values()])
 
 
 def _columns(results: Results, compared: Compared, convention: str) -> dict[str, Callable[[int], str]]:

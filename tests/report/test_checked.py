@@ -15,7 +15,7 @@ from harness import report
 from harness.errors import VtbenchError
 from harness.report.results import read
 from harness.shown import Shown
-from tests.report.test_report import TASKS, add, cells, rewrite
+from tests.report.test_report import TASKS, add, cells, rewrite, written
 
 BAD = f"{2:016x}"
 
@@ -113,7 +113,7 @@ DAMAGES = {
 def test_a_bad_trial_is_one_line_and_the_others_are_reported(folder, tmp_path, name):
     damage, line = DAMAGES[name]
     damage(folder / BAD)
-    markdown = report.write(folder, tmp_path / "reports").read_text()
+    markdown = written(folder, tmp_path)
     part = markdown.partition("## Failed or unreadable\n\n")[2].partition("\n\n")[0]
     assert part.startswith(f"- {BAD}: {line}") and "\n" not in part
     assert len(cells(markdown, "full")) == 14 and "| topk" not in markdown
@@ -154,14 +154,14 @@ def test_scores_that_no_judge_gave_are_not_measured(folder, tmp_path):
         return samples.assign(score=None)
 
     rewrite(folder, 2, none)
-    markdown = report.write(folder, tmp_path / "reports").read_text()
+    markdown = written(folder, tmp_path)
     assert cells(markdown, "topk")[1:6] == ["not measured"] * 3 + ["", ""]
 
 
 def test_a_column_that_nobody_measured_says_so(tmp_path):
     folder = tmp_path / "results" / "mine"
     add(folder, 1, "full", {}, right=0.9, measured=False)
-    markdown = report.write(folder, tmp_path / "reports").read_text()
+    markdown = written(folder, tmp_path)
     assert cells(markdown, "full")[6:12] == ["not measured"] * 3 + ["", "not measured", "not measured"]
 
 

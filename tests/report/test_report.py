@@ -104,10 +104,10 @@ def sweep(tmp_path) -> Path:
     return folder
 
 
-def written(folder: Path, tmp_path: Path) -> str:
-    """Return the report without its section of differences."""
-    markdown = report.write(folder, tmp_path / "reports").read_text()
-    return re.sub(r"## Which differences.*?(?=^## )", "", markdown, flags=re.DOTALL | re.MULTILINE)
+def written(folder: Path, tmp_path: Path, shown: Shown | None = None) -> str:
+    """Return the report without its sections of intervals and differences, which have lines of the same names."""
+    markdown = report.write(folder, tmp_path / "reports", shown).read_text()
+    return re.sub(r"## (Scores with|Which differences).*?(?=^## )", "", markdown, flags=re.DOTALL | re.MULTILINE)
 
 
 def cells(markdown: str, start: str) -> list[str]:
@@ -116,8 +116,7 @@ def cells(markdown: str, start: str) -> list[str]:
 
 
 def test_the_table_has_the_papers_layout(sweep, tmp_path):
-    path = report.write(sweep, tmp_path / "reports", Shown(description="my <words>"))
-    markdown = path.read_text()
+    markdown = written(sweep, tmp_path, Shown(description="my <words>"))
     assert path == tmp_path / "reports" / "mine.md"
     header = next(line for line in markdown.splitlines() if line.startswith("| Method"))
     assert [cell.strip() for cell in header.strip("|").split("|")][:6] == [
@@ -147,6 +146,35 @@ def test_what_equals_the_full_model_bears_the_sign_and_what_differs_does_not(swe
     (same,) = [line for line in lines if line.startswith("| ivtp (group 3, threshold 0.2)") and "12.3" in line]
     assert "≈" in same
     assert all("≈" not in line for line in lines if line.startswith("| topk |"))
+
+
+def test_every_score_has_its_interval_in_a_table(sweep, tmp_path):
+    markdown = report.write(sweep, tmp_path / "reports").read_text()
+    part = markdown.partition("## Scores with 95 % intervals")[2].partition("## ")[0]
+    assert cells(part, "Method") == ["Method", "count", "where"]
+    held = json.loads((tmp_path / "reports" / "mine.json").read_text())["rows"][0]["cells"]
+    full = (held[f"score/{task}"] for task in TASKS)
+    assert cells(part, "full")[1:] == [f"{each['value']:.1f} ({each['low']:.1f}–{each['high']:.1f})" for each in full]
+    assert "| ivtp (group 3, threshold 0.2) |" in part and "does not make it sure" in part
+
+
+def test_a_long_table_is_cut_and_says_where_the_rest_is(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(report.tables, "MOST_ROWS", 3)
+    monkeypatch.setattr(report.tables, "MOST_SCORED", 4)
+    markdown = report.write(sweep, tmp_path / "reports").read_text()
+    main = markdown.partition("## Accuracy and cost")[2].partition("## ")[0]
+    assert "\nThe first 3 of 5 rows; the JSON beside this report has all.\n" in main
+    assert main.count("\n| topk") == 1 and "## Scores with" not in markdown
+
+
+def test_many_grids_are_cut_and_say_where_the_rest_is(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    for number, (layers, group, threshold) in enumerate(product((1, 2, 3), (2, 3), (0.1, 0.2))):
+        parameters = {"tokens": 64, "group": group, "threshold": threshold, "layers": layers}
+        add(folder, number, "ivtp", parameters, right=0.9)
+    monkeypatch.setattr(report, "MOST_GRIDS", 2)
+    markdown = written(folder, tmp_path)
+    assert "The first 2 of 3 grids; the JSON beside this report has all.\n" in markdown and markdown.count("### ") == 2
 
 
 def test_a_grid_has_its_own_table_and_one_line_in_the_main_one(sweep, tmp_path):
