@@ -1,3 +1,4 @@
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 
 from harness.report import figures
 from harness.report.compared import Compared
-from harness.report.figures import curves, layers, style, tasks
+from harness.report.figures import curves, grid, layers, style, tasks
 from harness.report.results import SETTING, Results, Row
 from harness.report.statistics import Interval
+from harness.report.tables import Grid
 
 SAME_SETTING = dict.fromkeys((*SETTING, "weights", "task files"))
 TASKS = ("vqa_count", "vqa_where")
@@ -59,7 +61,7 @@ def drawn(rows: list[Row], folder: Path) -> tuple[str, set[str]]:
 def seen(monkeypatch) -> dict[str, style.plt.Figure]:
     """The figures by file name, as they are written."""
     found = {}
-    for module in (curves, layers, tasks):
+    for module in (curves, grid, layers, tasks):
         monkeypatch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
     yield found
     style.plt.close("all")
@@ -79,7 +81,7 @@ def test_accuracy_is_drawn_against_every_cost_that_was_measured(tmp_path):
 
 def test_the_text_names_what_is_on_the_frontier(tmp_path):
     section, _ = drawn(SOME, tmp_path)
-    assert section.count("On the frontier: ivtp 16, full.") == 4
+    assert section.count("On the frontier, with their budgets: ivtp (16); full.") == 4
 
 
 def test_the_frontier_goes_in_steps_through_the_best_and_what_is_surely_beaten_is_hollow(tmp_path, seen):
@@ -217,3 +219,13 @@ def test_one_task_has_no_panels_of_its_own(tmp_path):
         each.samples["task"] = TASKS[0]
         each.samples["doc_id"] = range(80)
     assert "tasks.png" not in drawn(rows, tmp_path)[1]
+
+
+def test_a_heat_map_has_its_intervals_and_colours_no_wider_differences_than_these(tmp_path, seen):
+    cells = {(2, 0.1): Interval(0.5, 0.4, 0.65), (2, 0.2): Interval(0.6, 0.5, 0.7), (3, 0.1): Interval(0.52, nan, nan)}
+    figures.heat_map(Grid("ivtp at 64 tokens", "group", "threshold", cells), tmp_path / "grid.png")
+    axes, _ = seen["grid.png"].axes
+    (image,) = axes.images
+    assert np.ma.filled(image.get_array(), -1).tolist() == pytest.approx(np.array([[50, 60], [52, -1]]))
+    assert image.get_clim() == pytest.approx((55 - 12.5, 55 + 12.5))
+    assert [text.get_text() for text in axes.texts[:2]] == ["50.0", "40.0–65.0"]

@@ -17,8 +17,8 @@ __all__ = ["heat_map", "kept_section", "section"]
 READING = (
     "Bars are 95 % bootstrap intervals over images. The black steps are the Pareto frontier: the best average so far "
     "at each cost; nothing costs as little as a point on the line and scores more. A hollow point is beaten for sure: "
-    "the interval of something that costs no more lies wholly above its own. A filled point off the line is within the "
-    "intervals.\n"
+    "the interval of something that costs no more lies wholly above its own (and in time its quartiles before). A "
+    "filled point off the line is within the intervals.\n"
 )
 
 
@@ -41,7 +41,9 @@ def _curves(results: Results, compared: Compared, folder: Path, link: str, conve
         if best is not None:
             seen = f"Average score against {cost.words}, a line a method, with intervals and the Pareto frontier"
             parts.append(f"![{text(seen)}]({link}/accuracy_{cost.name}.png)\n")
-            parts.append(f"Average score against {cost.words}. On the frontier: {text(', '.join(best))}.\n")
+            parts.append(
+                f"Average score against {cost.words}. On the frontier, with their budgets: {text('; '.join(best))}.\n"
+            )
     tokens = costs(results, convention)[0]
     there = score_by_task(results, compared, lines, tokens, folder / "tasks.png")
     if there:

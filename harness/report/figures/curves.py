@@ -135,7 +135,7 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
 
 
 def _named(results: Results, row: Row) -> str:
-    return line_name(results, row) + (f" {row.tokens}" if row.tokens else "")
+    return line_name(results, row) + (f" ({row.tokens})" if row.tokens else "")
 
 
 def scale(axes: Axes, results: Results, cost: Cost) -> None:
