@@ -68,7 +68,7 @@ def scores_table(
             rows.append([text(line.row), "measured", *second, *spent])
             rows.append([text(line.row), "difference", *third, *("" for _ in costs)])
     return (
-        table(["Method", "", *map(text, titles), *costs], rows)
+        table(["Method", "What", *map(text, titles), *costs], rows)
         + "\n"
         + "\n\n".join(_words(results, published, lines, heads, found, convention if costs else ""))
         + "\n"

@@ -95,14 +95,26 @@ def cells(markdown: str, row: str) -> dict[str, list[str]]:
 def test_published_measured_and_the_difference_in_the_papers_layout(folder, tmp_path):
     markdown = written(folder, tmp_path)
     topk = cells(markdown, "TopK")
-    assert list(topk) == ["", "VQAv2", "GQA", "VizWiz", "SQA-I", "TextVQA", "POPE", "MME", "MMB", "MMB-CN", "SEED"] + [
+    assert list(topk) == [
+        "What",
+        "VQAv2",
+        "GQA",
+        "VizWiz",
+        "SQA-I",
+        "TextVQA",
+        "POPE",
+        "MME",
+        "MMB",
+        "MMB-CN",
+        "SEED",
+    ] + [
         "LLaVA-W",
         "MM-Vet",
         "Avg.",
         "Avg. rate",
         "TFLOPs (%)",
     ]
-    assert topk[""] == ["**published**", "measured", "difference"]
+    assert topk["What"] == ["**published**", "measured", "difference"]
     results = read(folder)
     (index,) = [i for i, row in enumerate(results.rows) if row.method == "topk"]
     gqa, sqa = (Compared(results).scores[index][task] for task in ("gqa", "scienceqa_img"))
