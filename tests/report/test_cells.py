@@ -1,15 +1,18 @@
 import json
 import re
+import time
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from harness import report
-from harness.report.cells import columns
+from harness.report.cells import columns, document
 from harness.report.compared import Compared
 from harness.report.export import tables
 from harness.report.results import read
+from harness.report.statistics import interval, paired
+from harness.report.tables import main_table
 from tests.report.test_report import TASKS, add, amend, rewrite
 
 # The columns of the main table, each number in a cell by the name of its column in the JSON.
@@ -143,3 +146,21 @@ def test_one_image_gives_a_score_without_an_interval(tmp_path):
     amend(folder, 1, limit=1)
     found, markdown = written(folder, tmp_path)
     assert found["rows"][0]["cells"]["average"]["low"] is None and "nan–" not in markdown
+
+
+def test_three_hundred_trials_are_compared_in_one_go(tmp_path):
+    folder = tmp_path / "results" / "many"
+    add(folder, 0, "full", {}, right=0.9)
+    for number in range(1, 300):
+        add(folder, number, "topk", {"tokens": 1 + number % 10, "ratio": number // 10}, right=0.3 + number / 600)
+    results = read(folder)
+    began = time.process_time()
+    compared = Compared(results)
+    held = json.loads(document(results, compared, "flops", ()))
+    table = main_table(results, compared, "flops")
+    assert time.process_time() - began < 30  # one by one it was minutes
+    assert len(held["rows"]) == 300 and held["comparisons"] == 299 + 289
+    assert table.count("\n| topk (ratio ") == 299
+    alone = compared.scored[150]
+    assert compared.average[150] == pytest.approx(interval(alone))
+    assert compared.difference[150] == pytest.approx(paired(alone, compared.scored[0]))

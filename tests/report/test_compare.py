@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -75,6 +77,15 @@ def test_both_averages_the_difference_and_examples():
         "Better with B alone:",
         "  b 3: question 3? → yes; A: full says [31m<b>0; B: topk says [31m<b>1",
     ]
+
+
+def test_what_was_kept_changes_nothing_of_a_comparison():
+    def kept(each: Row) -> Row:
+        return replace(each, samples=each.samples.assign(kept=[[[1, 2]]] * 4, pictures=[["a"]] * 4, words=None))
+
+    with_kept = Results("mine", [kept(each) for each in RESULTS.rows], [])
+    names = ("full", "topk:tokens=64")
+    assert compare(with_kept, *names) == compare(RESULTS, *names)
 
 
 def test_nothing_in_common_is_said():

@@ -117,7 +117,7 @@ def cells(markdown: str, start: str) -> list[str]:
 
 def test_the_table_has_the_papers_layout(sweep, tmp_path):
     markdown = written(sweep, tmp_path, Shown(description="my <words>"))
-    assert path == tmp_path / "reports" / "mine.md"
+    assert (tmp_path / "reports" / "mine.md").exists()
     header = next(line for line in markdown.splitlines() if line.startswith("| Method"))
     assert [cell.strip() for cell in header.strip("|").split("|")][:6] == [
         "Method",
