@@ -161,7 +161,7 @@ def test_tokens_per_layer_are_steps_and_methods_that_keep_the_same_share_a_line(
     section, _ = drawn(rows, tmp_path)
     (axes,) = seen["layers.png"].axes
     assert steps(axes) == [[576] * 5, [576, 576, 576, 64, 64], [576, 576, 64, 64, 64]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "fastv", "evit, topk"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "fastv", "evit; topk"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "1", "2"]
     assert axes.get_title("left") == "64 tokens"
     assert "at 64 tokens](mine/layers.png)" in section and "Drawn are" not in section

@@ -90,7 +90,7 @@ def _lines(results: Results, rows: list[Row]) -> Lines:
         name = short if short in alike else line_name(results, row)
         shared += [] if name in shared else [name]
     order = sorted(names, key=lambda profile: (-sum(map(sum, profile)), names[profile]))
-    return {profile: fill(", ".join(sorted(names[profile])), NAME) for profile in order}
+    return {profile: fill("; ".join(sorted(names[profile])), NAME) for profile in order}
 
 
 def _draw(figure: plt.Figure, axes: Axes, lines: Lines, whole: Profile | None) -> None:
@@ -125,7 +125,8 @@ def _draw(figure: plt.Figure, axes: Axes, lines: Lines, whole: Profile | None) -
     axes.grid(color="#dddddd", linewidth=0.6, axis="y")
     axes.set_axisbelow(True)
     for middle, name in ((vit / 2, "ViT layer"), (vit + llm / 2, "LLM layer")):
-        axes.text(middle, -0.13, name, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9)
+        at = axes.get_xaxis_transform() + ScaledTranslation(0, -19 / 72, figure.dpi_scale_trans)
+        axes.text(middle, 0, name, transform=at, ha="center", va="top", fontsize=9)
     axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
 
