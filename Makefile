@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv ignores pip's settings, so a folder of wheels that pip is told of is passed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help install quickstart test lint
+.PHONY: help install quickstart test test-cluster lint
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ quickstart: install ## a first sweep on the embedded model, on CPU, with its rep
 
 test: install ## the test suite
 	$(BIN)/python -m pytest
+
+test-cluster: install ## a sweep as a job on a Ray cluster of three nodes here, minutes
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """Where a number comes from: versions, commit, device."""
 
+import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "cpu_or_gpu_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "host_threads": torch.get_num_threads(),
+        "node": node(),
     }
 
 
@@ -33,12 +36,21 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code that runs, with `-dirty` where tracked files differ; None outside a clone."""
+    """Return the commit of the code that runs, with `-dirty` where tracked files differ; None outside a clone.
+
+    A Ray job's folder is none: there VTBENCH_COMMIT says what was submitted.
+    """
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("VTBENCH_COMMIT")
+
+
+def node() -> str | None:
+    """Return Ray's id of the node that this process is on, None outside Ray."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None
 
 
 def cpu_name() -> str:
