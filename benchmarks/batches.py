@@ -1,7 +1,5 @@
 """Samples a second of our batched evaluation against lmms-eval's own `llava_hf`, on pocket's folder and PocketVQA."""
 
-import contextlib
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +10,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models.simple.llava_hf import LlavaHf
 from loguru import logger
 
+from benchmarks.processes import quiet
 from harness.lmms.model import VtBench
 from harness.lmms.tasks import manager_for
 from harness.metrics.accuracy import evaluate
@@ -76,7 +75,7 @@ def theirs(lm: Rival, limit: int) -> Run:
     """Evaluate by llava_hf."""
 
     def evaluation() -> Answers:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with quiet():
             results = simple_evaluate(
                 model=lm,
                 tasks=[TASK],
@@ -96,7 +95,7 @@ def ours(loaded: Any, batch_size: int, limit: int) -> Run:
     lm = VtBench(loaded, "full", batch_size=batch_size)
 
     def evaluation() -> Answers:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with quiet():
             samples = evaluate(lm, TASK, limit=limit).samples
         return dict(zip(zip(samples["task"], samples["doc_id"], strict=True), samples["answer"], strict=True))
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from ray.cluster_utils import Cluster
 
-from benchmarks.processes import FAMILIES, sweep_file
+from benchmarks.processes import FAMILIES, quiet, sweep_file
 from harness import sweep
 from harness.spec import Resources, Trial, load_sweep
 from harness.store import Result, Store
@@ -52,7 +52,8 @@ def plain(path: Path, folder: Path) -> Ends:
     torch.set_num_threads(CPUS)
     warm = Warm("cpu")
     for trial in load_sweep(path).trials():
-        result = run(trial, warm)
+        with quiet():
+            result = run(trial, warm)
         store.write(trial, result)
         found.ends.append(time.perf_counter() - began)
         found.trials.append(seconds_of(result))

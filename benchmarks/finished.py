@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.processes import vtbench_run
+from benchmarks.processes import quiet, vtbench_run
 from harness.spec import load_sweep
 from harness.store import Result, Store
 from harness.trial import Warm, run
@@ -37,7 +37,8 @@ def store_of(sweep: Path, folder: Path) -> Store:
     Each trial gives other answers than the first to a tenth of the questions.
     """
     trials, rng = load_sweep(sweep).trials(), np.random.default_rng(0)
-    real = run(trials[0], Warm("cpu"))
+    with quiet():
+        real = run(trials[0], Warm("cpu"))
     store = Store(folder)
     assert real.samples is not None
     for trial in trials:

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def timed(command: Sequence[str], folder: Path) -> float:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
     return taken
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lmms-eval's progress off the terminal."""
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def vtbench_run(sweep: Path, folder: Path) -> float:
