@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 from harness.errors import VtbenchError
 
 if TYPE_CHECKING:
+    from harness.claim import Claim
     from harness.costs import Costs
     from harness.spec import Sweep, Trial
     from harness.store import Result, Store
@@ -46,6 +48,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the trials.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples a task, instead of the file's.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Run a grid of more than 10,000 trials.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also trials that failed before.")] = False,
     reports: Reports = Path("reports"),
 ) -> None:
     """Run what is missing of a sweep, then write its report. Exit code 1 when a trial failed."""
@@ -54,21 +57,38 @@ def run(
     sweep = load_sweep(file, limit=limit, most=None if yes else MANY, look=True)
 
     from harness.check import check
+    from harness.claim import Claim
+    from harness.fresh import fresh_report
     from harness.store import Store
 
     store = Store(out / sweep.name)
-    if dry_run or not all(store.done(trial.id) for trial in sweep.trials()):
+    ids = [trial.id for trial in sweep.trials()]
+    shown = sweep.axes.shown.model_dump(mode="json") | {"trials": ids}
+    if not (finished := all(map(store.done, ids))) or dry_run:
         check(sweep)
     if dry_run:
         print_trials(sweep, store)
         return
-    store.describe(sweep.axes.shown.model_dump(mode="json") | {"trials": [trial.id for trial in sweep.trials()]})
+    if finished and (left := fresh_report(store.folder, shown, reports)):
+        print(f"{sweep.name}: {len(ids)} trials, 0 done now, {len(ids)} before, 0 failed")
+        print(f"report: {left}")
+        return
     try:
-        failed = run_trials(sweep, store, address)
+        with Claim(store.folder) as claim:
+            store.tidy()
+            store.describe(shown)
+            failed = run_trials(sweep, store, address, claim, retry_failed=retry_failed)
+            written = write_report(sweep, store.folder, reports)
+            print(f"report: {written}")
+            from harness import track
+
+            track.log_report(written, sweep=sweep.name, directory=store.folder)
     except KeyboardInterrupt:
-        print("vtbench: stopped; the same command does what is missing", file=sys.stderr)
+        print("vtbench: stopped; the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(f"report: {write_report(sweep, store.folder, reports)}")
+    except OSError as error:
+        print(f"vtbench: {cannot_write(store.folder, error)}", file=sys.stderr)
+        raise typer.Exit(1) from None
     if failed:
         raise typer.Exit(1)
 
@@ -181,7 +201,7 @@ def show(
     print(out)
 
 
-def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
+def run_trials(sweep: "Sweep", store: "Store", address: str, claim: "Claim", *, retry_failed: bool) -> bool:
     """Run what is missing, print a summary, and return whether a trial failed."""
     import pandas as pd
 
@@ -194,18 +214,43 @@ def run_trials(sweep: "Sweep", store: "Store", address: str) -> bool:
 
     trials = sweep.trials()
     try:
-        outcome = engine.run(trials, store, sweep.axes.resources, address=address, after=log)
+        outcome = engine.run(
+            trials,
+            store,
+            sweep.axes.resources,
+            address=address,
+            time_limit=sweep.axes.time_limit,
+            retry_failed=retry_failed,
+            after=log,
+            check=claim.check,
+        )
     except VtbenchError as error:
         place = f"{sweep.path}:" if str(error).startswith("resources.") else ""
         raise VtbenchError(f"{place}{error}") from None
     finally:
-        if store.folder.exists():
-            store.gather()
+        if claim.held:
+            with suppress(OSError):  # derived of the records, which tell their own errors
+                store.gather()
+    if outcome.stopped is not None:
+        left = len(trials) - outcome.done - outcome.skipped - len(outcome.failures) - len(outcome.failed_before)
+        did = f"{outcome.done} trials done now, {outcome.dropped} dropped as they ran, {left} left"
+        print(f"vtbench: stopped: {did}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + outcome.stopped)
     before = f", {outcome.skipped} before" if outcome.skipped else ""
-    print(f"{sweep.name}: {len(trials)} trials, {outcome.done} done now{before}, {len(outcome.failures)} failed")
-    for trial, reason in outcome.failures:
+    failed = f"{len(outcome.failures)} failed"
+    if outcome.failed_before:
+        failed += f", {len(outcome.failed_before)} failed before (--retry-failed tries them again)"
+    print(f"{sweep.name}: {len(trials)} trials, {outcome.done} done now{before}, {failed}")
+    failures = outcome.failures + outcome.failed_before
+    for trial, reason in failures:
         print(f"failed: {trial.label} ({store.folder / trial.id / 'failure.json'}): {reason}")
-    return bool(outcome.failures)
+    return bool(failures)
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """Say why nothing can be stored."""
+    why = (error.strerror or str(error)).lower()
+    return f"{error.filename or folder}: {why}; once that is mended the same command goes on"
 
 
 def write_report(sweep: "Sweep", folder: Path, out: Path, formats: Collection[str] = ()) -> Path:
@@ -269,7 +314,7 @@ def print_costs(found: "Costs", given: list[str]) -> None:
 
 
 def state(trial: "Trial", store: "Store") -> str:
-    """Return done, failed (and to be tried again) or waiting."""
+    """Return done, failed or waiting."""
     if store.done(trial.id):
         return "done"
     return "failed" if (store.folder / trial.id / "failure.json").exists() else "waiting"

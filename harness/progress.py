@@ -1,76 +1,113 @@
-"""Shows how a sweep gets on: a live line on a terminal, else one flushed line a finished trial."""
+"""Shows how a sweep gets on: a live table on a terminal, else one flushed line a finished trial."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from harness.spec import Trial
+
+ROWS = 12  # running trials that are listed, those that run longest
 
 
 @dataclass
 class Board:
-    """Counts of trials. ETA: what is left at the rate since the first worker was there."""
+    """Trials by what becomes of them. ETA: trials left at the mean seconds of finished ones of their model and task."""
 
-    waiting: int
-    console: Console
+    waiting: Counter[object]  # by model and task
+    console: Console | None = None
     done: int = 0
     failed: int = 0
-    running: int = 0
-    began: float | None = None
-    bar: Progress | None = None
-    task: TaskID = field(default=TaskID(0))
+    running: dict[str, tuple[Trial, float]] = field(default_factory=dict)  # by id, with the start
+    workers: int = 0  # the most that ran at once
+    seconds: dict[object, list[float]] = field(default_factory=lambda: defaultdict(list))
+    live: Live | None = None
 
-    def starts(self) -> None:
+    def starts(self, trial: Trial) -> None:
         """A trial starts."""
-        self.began = self.began or time.monotonic()
-        self.waiting -= 1
-        self.running += 1
-        self._show()
+        self.waiting[_kind(trial)] -= 1
+        self.running[trial.id] = trial, time.monotonic()
+        self.workers = max(self.workers, len(self.running))
 
-    def again(self) -> None:
+    def again(self, trial: Trial) -> None:
         """A running trial goes back to the queue."""
-        self.running -= 1
-        self.waiting += 1
-        self._show()
+        del self.running[trial.id]
+        self.waiting[_kind(trial)] += 1
 
-    def ends(self, label: str, seconds: float, error: str | None = None) -> None:
+    def ends(self, trial: Trial, seconds: float, error: str | None = None) -> None:
         """A trial ends, with its reason if it failed."""
-        self.running -= 1
+        del self.running[trial.id]
         self.failed += error is not None
         self.done += error is None
-        ended, total = self.done + self.failed, self.done + self.failed + self.running + self.waiting
+        self.seconds[_kind(trial)].append(seconds)
         outcome = f"FAILED: {error}" if error else f"{seconds:.1f} s"
-        if self.bar is None:
-            print(f"[{ended}/{total}] {label}: {outcome}{self._eta()}", flush=True)
+        if self.live is None:
+            ended, total = self._counts()
+            print(f"[{ended}/{total}] {trial.label}: {outcome}{self._eta()}", flush=True)
         elif error:
-            self.console.print(f"[red]failed[/] {label}: {error}", highlight=False, soft_wrap=True)
-        self._show()
+            self.live.console.print(f"failed {trial.label}: {error}", style="red", markup=False, soft_wrap=True)
 
-    def _show(self) -> None:
-        if self.bar is not None:
-            ended = self.done + self.failed
-            text = f"{self.done} done · {self.running} running · {self.failed} failed · {self.waiting} waiting"
-            self.bar.update(self.task, completed=ended, total=ended + self.running + self.waiting)
-            self.bar.update(self.task, description=text + self._eta())
+    def __rich__(self) -> Group:
+        """Return the table as it is now."""
+        ended, total = self._counts()
+        counts = (
+            f"{self.done} done · {len(self.running)} running · {self.failed} failed · {self.waiting.total()} waiting"
+        )
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right")
+        longest = sorted(self.running.values(), key=lambda each: each[1])
+        for trial, began in longest[:ROWS]:
+            table.add_row(clock(time.monotonic() - began), Text(trial.label, overflow="ellipsis", no_wrap=True))
+        if len(longest) > ROWS:
+            table.add_row("", f"and {len(longest) - ROWS} more")
+        if not self.running:
+            table.add_row("", "starting Ray" if not ended else "waiting for a worker")
+        head = Table.grid(padding=(0, 2))
+        head.add_row(ProgressBar(total=max(total, 1), completed=ended, width=20), Text(counts + self._eta()))
+        return Group(head, table)
+
+    def _counts(self) -> tuple[int, int]:
+        ended = self.done + self.failed
+        return ended, ended + len(self.running) + self.waiting.total()
 
     def _eta(self) -> str:
-        ended, left = self.done + self.failed, self.running + self.waiting
-        if not ended or not left or self.began is None:
+        known = [seconds for each in self.seconds.values() for seconds in each]
+        if not known or not (self.running or self.waiting.total()):
             return ""
-        seconds = (time.monotonic() - self.began) / ended * left
-        minutes, seconds = divmod(round(seconds), 60)
-        return f" · {minutes}:{seconds:02d} left"
+        mean = {kind: fmean(each) for kind, each in self.seconds.items()}
+        overall, now = fmean(known), time.monotonic()
+        running = [max(0.0, mean.get(_kind(trial), overall) - (now - began)) for trial, began in self.running.values()]
+        waiting = sum(count * mean.get(kind, overall) for kind, count in self.waiting.items())
+        left = (sum(running) + waiting) / self.workers
+        return f" · {clock(max(left, *running, 0.0))} left"  # the longest one ends no sooner with many workers
+
+
+def clock(seconds: float) -> str:
+    """Write 75 as `1:15`, 3700 as `1:01:40`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _kind(trial: Trial) -> object:
+    return trial.model, trial.task
 
 
 @contextmanager
-def board(waiting: int) -> Iterator[Board]:
+def board(waiting: Iterable[Trial]) -> Iterator[Board]:
     """Show a board while the context lasts."""
     console = Console()
+    shown = Board(Counter(map(_kind, waiting)), console)
     if not console.is_terminal:
-        yield Board(waiting, console)
+        yield shown
         return
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield Board(waiting, console, bar=bar, task=bar.add_task("starting Ray", total=waiting))
+    with Live(shown, console=console, transient=True, refresh_per_second=2) as shown.live:
+        yield shown

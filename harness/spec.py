@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.amounts import Bytes, Seconds
 from harness.check import look as look_at
 from harness.errors import VtbenchError
 from harness.fingerprint import fingerprint
@@ -56,6 +57,7 @@ def _text(value: str) -> str:
 Name = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Text = Annotated[str, AfterValidator(_text)]
 Natural = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
+Label = Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?$")]  # as Kubernetes allows
 
 
 class _Frozen(BaseModel):
@@ -119,6 +121,9 @@ class Resources(_Frozen):
 
     cpus: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] = 1
     gpus: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)] = 0
+    memory: Bytes | None = None
+    accelerator_type: Name | None = None  # as Ray calls it: H100, A100, …
+    labels: dict[str, Label] | None = None  # of the node
 
 
 class Axes(_Frozen):
@@ -141,6 +146,7 @@ class Axes(_Frozen):
     trust_remote_code: bool = False
     measure: Axis[Measure] | None = None
     resources: Resources = Resources()
+    time_limit: Seconds | None = None
     convention: Convention = "flops"
     published: Published | None = None
 
@@ -232,7 +238,7 @@ def load_sweep(path: Path, *, limit: int | None = None, most: int | None = None,
         entries.append(with_budget(asked(f"{place}.{method}", method, given), axes.tokens))
     _check_size(path, axes, entries, most)
     if look:
-        look_at(path, axes)
+        look_at(path, axes, entries)
     methods = [method_axes(entry) for entry in entries]
     for method_values in methods:
         for _ in method_values.parameters():  # each is tried

@@ -48,22 +48,37 @@ class Store:
         (folder / "failure.json").unlink(missing_ok=True)
 
     def fail(self, trial: "Trial", error: str, traceback: str) -> None:
-        """Note why a trial failed; the next run tries it again."""
+        """Note why a trial failed, until it succeeds."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self._begin(trial) / "failure.json", {"error": error, "traceback": traceback, "when": when})
+
+    def failure(self, trial_id: str) -> str | None:
+        """Return why the trial failed, None if it did not or has its record by now."""
+        path = self.folder / trial_id / "failure.json"
+        if self.done(trial_id) or not path.exists():
+            return None
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"])
+
+    def tidy(self) -> None:
+        """Remove what killed runs were writing. Only for who has claimed the folder."""
+        for pattern in (".*.json.*", ".*.parquet.*", "*/.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _show(self, pictures: dict[str, bytes]) -> None:
         """Write the pictures that are not there: the trials of a sweep share them."""
         folder = self.folder / "images"
         new = {name: file for name, file in pictures.items() if not (folder / f"{name}.webp").exists()}
         if new:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         for name, file in new.items():
             write_atomically(folder / f"{name}.webp", partial(Path.write_bytes, data=file))
 
     def _begin(self, trial: "Trial") -> Path:
         folder = self.folder / trial.id
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _to_disk(folder.parent)
         text = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_atomically(folder / "trial.yaml", lambda path: path.write_text(text, encoding="utf-8"))
         return folder
@@ -120,16 +135,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a temporary file written beside the path, flush it to disk and rename it into place."""
+    """Have a temporary file written beside the path, flush it to disk, rename it into place and flush the folder."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     partial = Path(name)
     try:
         write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _to_disk(partial)
         partial.chmod(0o644)  # mkstemp's files are the owner's alone
         partial.replace(path)
+        _to_disk(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _to_disk(path: Path) -> None:
+    """Flush a file's content, or a folder's names, so that a power cut keeps them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from harness.costs import BEFORE_IMAGE, text_side
+from harness.errors import VtbenchError
+from harness.faults import out_of_memory, shortage
 from harness.lmms.model import DTYPES, ImageCache, VtBench
 from harness.metrics.accuracy import Accuracy, evaluate
 from harness.metrics.flops import count, count_samples
@@ -68,6 +70,14 @@ class Warm:
                 compiled(loaded.model)
         return self._loaded[trial.warm_key]
 
+    def spare(self) -> None:
+        """Free what can be had again, the model aside."""
+        self.images = ImageCache()
+        load_text_encoder.cache_clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
 
 class Observed(NamedTuple):
     """What running the model gave."""
@@ -81,9 +91,25 @@ Measured = dict[str, tuple[str, Any]]  # by the record's key: the sweep's name f
 
 
 def run(trial: Trial, warm: Warm) -> Result:
-    """Run a trial. Errors: whatever goes wrong in it."""
+    """Run a trial, once more with half the batch where memory does not suffice. Errors: whatever goes wrong in it."""
+    sizes = [trial.batch_size]
+    while True:
+        try:
+            return attempt(trial, warm, sizes[-1])
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            said = shortage(error, warm.device)
+        warm.spare()  # not before the error has gone, which kept the tensors of every frame
+        if len(sizes) == 2 or sizes[-1] == 1:
+            raise VtbenchError(f"out of memory at batch size {' and then '.join(map(str, sizes))}: {said}")
+        sizes.append(sizes[-1] // 2)
+
+
+def attempt(trial: Trial, warm: Warm, batch_size: int) -> Result:
+    """Run a trial with this batch size."""
     started, began = datetime.now(UTC), time.perf_counter()
-    measured = counted(trial) if trial.model in LLAVA else observed(trial, warm)
+    measured = counted(trial) if trial.model in LLAVA else observed(trial, warm, batch_size)
     record = {
         "schema": SCHEMA,
         "id": trial.id,
@@ -95,6 +121,7 @@ def run(trial: Trial, warm: Warm) -> Result:
             "attention": trial.attention,
             "seed": trial.seed,
             "protocol": trial.protocol,
+            "batch_size": batch_size,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
         },
@@ -105,14 +132,16 @@ def run(trial: Trial, warm: Warm) -> Result:
     return Result(record, accuracy.samples, accuracy.pictures)
 
 
-def observed(trial: Trial, warm: Warm) -> Measured:
+def observed(trial: Trial, warm: Warm, batch_size: int) -> Measured:
     """Run the model, and count and time what it did."""
     with device_to_itself(warm.device, alone=False):
         loaded = warm.model(trial)
         method = trial.make_method()
         encoder = text_encoder(trial, loaded, method)
-        asks = trial.task is not None
-        seen = ask(trial, loaded, method, warm.images) if asks else stand_in(trial, loaded, method, encoder)
+        if trial.task is None:
+            seen = stand_in(trial, loaded, method, encoder)
+        else:
+            seen = ask(trial, loaded, method, warm.images, batch_size)
         patches = loaded.shape.patches
         tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", patches), patches=patches)
         flops = None
@@ -169,12 +198,12 @@ def counted(trial: Trial) -> Measured:
     }
 
 
-def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache) -> Observed:
+def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache, batch_size: int) -> Observed:
     """Ask every question of the task, or one when time alone is wanted."""
     lm = VtBench(
         loaded,
         method,
-        batch_size=trial.batch_size,
+        batch_size=batch_size,
         seed=trial.seed,
         text_encoder=trial.text_encoder,
         images=images,

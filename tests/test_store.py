@@ -114,3 +114,38 @@ def test_trials_are_gathered_one_a_row(tmp_path, trials):
 
 def test_an_empty_sweep_is_gathered_too(tmp_path):
     assert len(pd.read_parquet(Store(tmp_path).gather())) == 0
+
+
+def test_what_killed_runs_were_writing_goes_and_claims_stay(tmp_path, trials):
+    kept = Store(tmp_path)
+    kept.write(trials[0], Result(record(trials[0]), SAMPLES, {"a": b"1"}))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    for name in (f"{trials[0].id}/.record.json.k3_x", "images/.a.webp.k3", ".sweep.json.x", ".trials.parquet.x"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".claim-2").write_text("")
+    kept.tidy()
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before | {tmp_path / ".claim-2"}
+
+
+def test_a_name_is_on_disk_before_the_next_file_is_written(tmp_path, trials, monkeypatch):
+    done = []
+    sync, replace = store.os.fsync, store.Path.replace
+    monkeypatch.setattr(
+        store.os, "fsync", lambda file: done.append(store.os.readlink(f"/proc/self/fd/{file}")) or sync(file)
+    )
+    monkeypatch.setattr(
+        store.Path, "replace", lambda self, path: done.append(f"name {path.name}") or replace(self, path)
+    )
+    Store(tmp_path).write(trials[0], Result(record(trials[0]), None))
+    folder = str(tmp_path / trials[0].id)
+    assert done[0] == str(tmp_path) and done[-2:] == ["name record.json", folder]
+    assert done[-3].startswith(f"{folder}/.record.json.")
+
+
+def test_why_a_trial_failed_is_told_until_it_is_done(tmp_path, trials):
+    kept = Store(tmp_path)
+    assert kept.failure(trials[0].id) is None
+    kept.fail(trials[0], "ValueError: no", "Traceback …")
+    assert kept.failure(trials[0].id) == "ValueError: no"
+    kept.write(trials[0], Result(record(trials[0]), None))
+    assert kept.failure(trials[0].id) is None

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from harness.errors import VtbenchError
-from harness.progress import Board
 from harness.spec import Resources, Sweep, Trial, load_sweep
 from harness.store import Result, Store
-from harness.sweep import OBJECT_STORE, Queue, run
+from harness.sweep import Queue, run
+from tests.rays import node
 
 
 def sweep(tmp_path: Path, text: str) -> Sweep:
@@ -49,7 +50,7 @@ def fake(log: Path, *, kind: bool = False):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Yield the address of a Ray on this machine with two CPUs, shared because starting one takes seconds."""
-    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": OBJECT_STORE})
+    head = Cluster(initialize_head=True, head_node_args=node(cpus=2))
     yield head.address
     head.shutdown()
 
@@ -79,12 +80,20 @@ def test_failures_and_deaths_stop_no_other_trial_and_a_second_run_does_what_is_m
 
     wider = sweep(tmp_path, "model: a\ntokens: [16, 64]\ndescription: other words\n").trials()
     log.unlink()
-    again = run(wider, store, one, address=cluster, prepare=fake(log, kind=True))
-    assert (again.done, again.skipped, again.failures) == (len(wider) - 2, 2, [])
-    assert ran(log) == Counter(trial.id for trial in wider if trial not in by_method["full"] + by_method["topk"])
+    new = run(wider, store, one, address=cluster, prepare=fake(log, kind=True))
+    assert (new.done, new.skipped, new.failures) == (len(wider) - 5, 2, []) and {
+        (trial.id, why) for trial, why in new.failed_before
+    } == set(failures.items())
+    assert not set(ran(log)) & {trial.id for trial in trials}
+
+    log.unlink()
+    again = run(wider, store, one, address=cluster, retry_failed=True, prepare=fake(log, kind=True))
+    assert (again.done, again.skipped, again.failures) == (3, len(wider) - 3, [])
+    assert ran(log) == Counter(failures.keys()) and again.failed_before == []
     assert store.failures() == [] and len(store.records()) == len(wider)
 
-    # what is all done needs no Ray
+    # words and resources change no trial; what is all done needs no Ray
+    wider = sweep(tmp_path, "name: y\nmodel: a\ntokens: [16, 64]\nresources: {cpus: 2, gpus: 0.5}\n").trials()
     nothing = run(wider, store, one, address="192.0.2.1:1", prepare=fake(log))
     assert (nothing.done, nothing.skipped) == (0, len(wider))
 
@@ -102,6 +111,27 @@ def test_what_ray_cannot_give_is_said(tmp_path, cluster):
     assert not (tmp_path / "results").exists() and not ray.is_initialized()
 
 
+def test_a_trial_beyond_its_time_limit_fails_alone(tmp_path, cluster):
+    trials = sweep(tmp_path, "model: a\ntokens: 16\n").trials()
+
+    def prepare(device: str):
+        def execute(trial: Trial):
+            if trial.method == "random":
+                time.sleep(1000)
+            return Result({"id": trial.id, "pid": os.getpid()}, None)
+
+        return execute
+
+    store = Store(tmp_path / "results")
+    began = time.monotonic()
+    outcome = run(trials, store, Resources(cpus=2), address=cluster, time_limit=3.0, prepare=prepare)
+    assert outcome.done == 4 and time.monotonic() - began < 60
+    ((failed, why),) = outcome.failures
+    assert (failed.method, why) == ("random", "stopped after 3 s, its time limit")
+    assert store.failure(failed.id) == why
+    assert len({record["pid"] for record in store.records()}) == 2  # before it, and a fresh worker after it
+
+
 INTERRUPTED = """
 import pandas as pd, sys, time
 from pathlib import Path
@@ -116,23 +146,49 @@ def prepare(device):
         return Result({"id": trial.id}, pd.DataFrame({"a": [1]}))
     return execute
 
-try:
-    run(load_sweep(Path(sys.argv[1])).trials(), Store(Path(sys.argv[2])), Resources(cpus=1), prepare=prepare)
-except KeyboardInterrupt:
-    sys.exit(130)
+def after(result):
+    if len(sys.argv) > 4:  # storing hangs
+        print("hangs", flush=True)
+        time.sleep(1000)
+
+trials, store = load_sweep(Path(sys.argv[1])).trials(), Store(Path(sys.argv[2]))
+outcome = run(trials, store, Resources(cpus=1), address=sys.argv[3], prepare=prepare, after=after)
+print(outcome.done, outcome.dropped, flush=True)
+sys.exit(128 + outcome.stopped)
 """
 
 
-def test_ctrl_c_stops_at_once_and_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_once_it_stops_in_order_and_leaves_nothing_half_written(tmp_path, cluster, number, code):
     sweep(tmp_path, "model: a\ntokens: 16\n")
-    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "x.yaml"), str(tmp_path / "results")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
-        assert process.stdout is not None and process.stdout.readline().startswith("[1/5] full on t")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "x.yaml"), str(tmp_path / "results"), cluster]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("[1/5] full on t")
+        process.send_signal(number)
+        assert process.wait(30) == code
+        assert process.stdout.read() in ("1 1\n", "1 2\n")  # the second worker may not be there yet
+        assert "vtbench: stopping; running trials are dropped, finished ones are stored (once more: at once)" in (
+            process.stderr.read()
+        )
     (record,) = Store(tmp_path / "results").records()
     files = [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert sorted(files) == ["record.json", "samples.parquet", "trial.yaml"] and list(record) == ["id"]
+
+
+def test_asked_twice_it_stops_at_once_even_where_storing_hangs(tmp_path, cluster):
+    sweep(tmp_path, "model: a\ntokens: 16\n")
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "x.yaml"), str(tmp_path / "results"), cluster, "hang"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None and process.stdout.readline() == "hangs\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+    files = [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert sorted(files) == ["record.json", "samples.parquet", "trial.yaml"]
 
 
 def test_a_worker_goes_on_with_its_model_then_takes_the_longest_that_nobody_has(tmp_path):
@@ -149,19 +205,3 @@ def test_a_worker_goes_on_with_its_model_then_takes_the_longest_that_nobody_has(
     assert queue.take(keys["c"], set()) is first
     left = [queue.take(keys["c"], set()).model for _ in range(5)]
     assert left == ["c", "c", "a", "a", "a"] and not queue
-
-
-def test_the_board_counts(capsys):
-    board = Board(3, console=None)
-    board.starts()
-    board.starts()
-    board.again()
-    assert (board.waiting, board.running) == (2, 1)
-    board.ends("full on t", 1.26)
-    board.starts()
-    board.ends("topk 64 on t", 2.0, "no")
-    assert (board.done, board.failed, board.running, board.waiting) == (1, 1, 0, 1)
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("[1/3] full on t: 1.3 s · 0:00 left") and second.startswith(
-        "[2/3] topk 64 on t: FAILED: no"
-    )

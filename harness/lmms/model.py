@@ -5,13 +5,14 @@ from typing import Any, get_type_hints
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
-from PIL import Image
+from PIL import Image, ImageFile
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 from transformers import BatchFeature
 
 from harness.errors import VtbenchError
 from harness.lmms.images import ImageCache, content
+from harness.lmms.logits import finite_logits
 from harness.model.attach import Attached, attach
 from harness.model.load import Loaded, load
 from harness.model.text import TextEncoder, load_text_encoder
@@ -108,7 +109,8 @@ class VtBench(lmms):
             prompts.append(self.prompt(request.args[0], len(visuals)))
         inputs = self.inputs(prompts, images)
         settings = _settings(requests[0].args[1])
-        generated = self.loaded.model.generate(**inputs, **settings)
+        with finite_logits(self.loaded.model, [_place(request) for request in requests]):
+            generated = self.loaded.model.generate(**inputs, **settings)
         new = generated[:, inputs["input_ids"].shape[1] :]
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
         self._observe(attached, requests, per_row, images)
@@ -124,7 +126,15 @@ class VtBench(lmms):
 
     def _visuals(self, request: Instance) -> list[Image.Image]:
         _, _, doc_to_visual, doc_id, task, split = request.args
-        return [visual for visual in doc_to_visual(self.task_dict[task][split][doc_id]) or [] if visual is not None]
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval sets it, so that the rest of a picture would be grey
+        try:
+            visuals = doc_to_visual(self.task_dict[task][split][doc_id]) or []
+            return [_whole_picture(visual) for visual in visuals if visual is not None]
+        except MemoryError:
+            raise
+        except Exception as error:  # PIL's decoders raise of all kinds
+            said = f"{type(error).__name__}: {error}"
+            raise VtbenchError(f"{_place(request)}: its image cannot be read: {said}") from error
 
     def example(self) -> BatchFeature:
         """Return the first question that was asked, alone, as `generate` takes it: what is timed is measured on it."""
@@ -165,7 +175,7 @@ class VtBench(lmms):
         ledger = attached.ledger
         tokens, text = ledger.tokens, ledger.text.tolist()
         kept, merged = [patches.tolist() for patches in ledger.kept], ledger.merged
-        whole, guided = list(range(self.loaded.shape.patches)), self.method.reads_question
+        whole = list(range(self.loaded.shape.patches))
         image = 0
         for row, (request, count) in enumerate(zip(requests, per_row, strict=True)):
             mine = range(image, image + count)
@@ -231,6 +241,17 @@ def _device(name: str) -> str:
         return str(torch.device(name))
     except RuntimeError:
         raise VtbenchError(f"device: {name!r} is unknown; allowed are cpu, cuda, cuda:0, …") from None
+
+
+def _place(request: Instance) -> str:
+    return f"{request.args[4]}, document {request.args[3]}"
+
+
+def _whole_picture(image: Image.Image) -> Image.Image:
+    """Return the picture in RGB, read as a whole; of an animated one the first frame."""
+    if not all(image.size):
+        raise ValueError("it has no pixels")
+    return image.convert("RGB")
 
 
 def _with_places(prompt: str, patches: int) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from lmms_eval.evaluator import simple_evaluate
 from loguru import logger
 from openai import OpenAIError
+from tenacity import RetryError
 
 from harness.errors import VtbenchError
 from harness.lmms.model import VtBench
@@ -37,10 +38,11 @@ def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0)
     """Run one lmms-eval task or group; a group gives its leaf tasks.
 
     A metric whose judge did not answer (it has no key, say) is None, and a warning says so: lmms-eval itself would give
-    100 for LLaVA-in-the-wild. Errors: VtbenchError for a task that cannot start without its judge, else what it raises.
+    100 for LLaVA-in-the-wild. Errors: VtbenchError for a task that cannot start without its judge or its data set, else
+    what it raises.
     """
     manager = manager_for(task)
-    with _quiet(), _elsewhere(), _judge_said(task):
+    with _quiet(), _elsewhere(), _start_said(task):
         results = simple_evaluate(
             model=lm,
             tasks=[task],
@@ -112,11 +114,14 @@ def _number(value: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _judge_said(task: str) -> Iterator[None]:
+def _start_said(task: str) -> Iterator[None]:
     try:
         yield
     except OpenAIError as error:
         raise VtbenchError(f"{task}: it cannot start without its judge: {str(error).splitlines()[0]}") from None
+    except RetryError as error:  # lmms-eval tries a data set several times
+        cause = error.last_attempt.exception()
+        raise VtbenchError(f"{task}: its data set cannot be read: {type(cause).__name__}: {cause}") from cause
 
 
 @contextlib.contextmanager

@@ -6,17 +6,13 @@ model's own forward is called, not `generate`, whose set-up would be timed too: 
 cache. That is what `generate` calls, so what `attach` installs runs as it does there, a method's own cost included.
 """
 
-import fcntl
-import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from operator import sub
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from harness.errors import VtbenchError
+from harness.lock import device_to_itself
 from harness.model.anatomy import anatomy
 from harness.model.replay import recorded
 from methods.full import Full
@@ -214,26 +211,6 @@ def _vision(model: Any) -> Iterator[list[Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def device_to_itself(device: torch.device, *, alone: bool = True) -> Iterator[None]:
-    """Hold this machine's lock of a device, on which every timed section of vtbench waits for its turn.
-
-    Work that is not timed holds it together with others like it (`alone=False`), so that timed sections wait for it.
-    The lock is advisory and goes with the process that holds it, also when that dies.
-    """
-    name = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else device.type
-    path = Path(tempfile.gettempdir()) / f"vtbench-{name}.lock"
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except PermissionError:  # another user's file in a sticky folder; a lock needs no right to write
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
 
 
 def watch(device: torch.device) -> Callable[[], bool]:
