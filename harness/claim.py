@@ -66,7 +66,7 @@ class Claim:
         """Return while the folder is ours. Errors: LostClaimError."""
         if not self.held:
             holders = [_read(path) for path in _claims(self.folder)]
-            by = f" by {_who(holders[-1])}" if holders else ""
+            by = f" by {who(holders[-1])}" if holders else ""
             raise LostClaimError(
                 f"{self.folder}: has been taken over{by}, so this run stops; nothing that it did is lost"
             )
@@ -75,8 +75,8 @@ class Claim:
         """Try to be the one claim there is; False when others try at the same moment."""
         there = _claims(self.folder)
         for path in there:
-            if (age := self._age(path)) is not None and _lives(holder := _read(path), age):
-                raise VtbenchError(f"{self.folder}: {_who(holder)} runs it; wait for its end, or stop it")
+            if (age := self._age(path)) is not None and lives(holder := _read(path), age):
+                raise VtbenchError(f"{self.folder}: {who(holder)} runs it; wait for its end, or stop it")
         self.path = self.folder / f".claim-{_number(there[-1]) + 1 if there else 1}"
         try:
             file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -133,13 +133,13 @@ def _read(path: Path) -> dict[str, object]:
     return said if isinstance(said, dict) else {}
 
 
-def _who(holder: dict[str, object]) -> str:
+def who(holder: dict[str, object]) -> str:
     if not holder:
         return "another process"
     return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')},"
 
 
-def _lives(holder: dict[str, object], age: float) -> bool:
+def lives(holder: dict[str, object], age: float) -> bool:
     """Whether a claim's process lives: looked for on its own host, by its heartbeat from another."""
     if holder.get("host") != socket.gethostname():
         return age < DEAD

@@ -84,7 +84,7 @@ def test_a_claim_is_touched_and_its_loss_noticed(tmp_path, monkeypatch):
         while not held.path.stat().st_mtime:
             assert time.monotonic() < end
             time.sleep(0.01)
-        monkeypatch.setattr(claim, "_lives", lambda holder, age: False)  # as seen from a host that was cut off
+        monkeypatch.setattr(claim, "lives", lambda holder, age: False)  # as seen from a host that was cut off
         with Claim(tmp_path) as other:
             assert other.held and not held.held
             with pytest.raises(LostClaimError, match=rf"taken over by process {os.getpid()} on .*, so this run stops"):
