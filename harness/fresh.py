@@ -11,13 +11,19 @@ def fresh_report(folder: Path, shown: dict[str, Any], reports: Path) -> Path | N
     shown: what `Store.describe` would leave. Looks at times, of the results and of the code that writes reports.
     """
     report = reports / f"{folder.name}.md"
-    written = [report, reports / f"{folder.name}.html", reports / f"{folder.name}.json", folder / "trials.parquet"]
+    written = [report, reports / f"{folder.name}.html", reports / f"{folder.name}.json"]
+    code = [path for path in Path(__file__).with_name("report").rglob("*.*") if path.suffix != ".pyc"]
     try:
         if json.loads((folder / "sweep.json").read_text(encoding="utf-8")) != json.loads(json.dumps(shown)):
             return None
-        results = [folder / "sweep.json", *folder.glob("*/record.json"), *folder.glob("*/failure.json")]
-        code = [path for path in Path(__file__).with_name("report").rglob("*.*") if path.suffix != ".pyc"]
-        newest = max(path.stat().st_mtime_ns for path in [*results, *code])
-        return report if min(path.stat().st_mtime_ns for path in written) >= newest else None
+        made_of = [folder / "sweep.json", *folder.glob("*/record.json"), *folder.glob("*/failure.json")]
+        results = max(map(_moment, made_of))
+        gathered = _moment(folder / "trials.parquet") >= results
+        oldest = min(map(_moment, written))
+        return report if gathered and oldest >= max(results, *map(_moment, code)) else None
     except (OSError, ValueError):
         return None
+
+
+def _moment(path: Path) -> int:
+    return path.stat().st_mtime_ns
