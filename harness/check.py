@@ -1,21 +1,26 @@
 """Looks for what a sweep names, so that it fails before anything of it has run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import VtbenchError
 from harness.lmms.names import look_at_task, own_tasks
-from harness.model.look import RANDOM, SHAPES, look_at_model, look_at_text_encoder
+from harness.model.look import RANDOM, SHAPES, check_text, limits, look_at_model, look_at_text_encoder
 from harness.papers import printed
+from harness.reading import brief
 
 if TYPE_CHECKING:
+    from harness.method_axes import Asked
     from harness.spec import Axes, Sweep
 
 
-def look(path: Path, axes: "Axes") -> None:
-    """Look at names, and at the files of local models, as far as that needs no torch. Errors: VtbenchError."""
+def look(path: Path, axes: "Axes", entries: "Sequence[Asked]" = ()) -> None:
+    """Look at names, local models' files and the entries' budgets, as far as that needs no torch.
+
+    Errors: VtbenchError.
+    """
     if axes.published:
         with _blame(f"{path}:"):
             printed(axes.published, costs=bool(axes.text_tokens))
@@ -27,6 +32,16 @@ def look(path: Path, axes: "Axes") -> None:
                     f"{model!r} has no {'weights' if model in SHAPES else 'tokenizer'} to answer tasks with; "
                     "allowed is text_tokens instead of tasks"
                 )
+        patches, text = limits(model)
+        for entry in entries:
+            given = entry.given.get("tokens")
+            for tokens in given if isinstance(given, list) else [given]:
+                if patches is not None and type(tokens) is int and not 1 <= tokens <= patches:
+                    place = f"{entry.place}.tokens"
+                    raise VtbenchError(f"{place}: {brief(tokens)} is not possible; allowed are 1 to {patches}")
+        for text_tokens in axes.text_tokens or ():
+            if text is not None:
+                check_text(model, text_tokens, text, place=f"{path}:text_tokens")
     if axes.text_encoder is not None:
         with _blame(f"{path}:text_encoder: "):
             look_at_text_encoder(axes.text_encoder)
@@ -37,7 +52,6 @@ def look(path: Path, axes: "Axes") -> None:
 
 def check(sweep: "Sweep") -> None:
     """Look for every model and task and try every budget. Reads no weights. Errors: VtbenchError."""
-    from harness.costs import check_text
     from harness.model.anatomy import shape_of_config
     from harness.model.load import config_of
     from harness.spec import measurable

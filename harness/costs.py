@@ -13,14 +13,13 @@ from harness.metrics.conventions import convention_of
 from harness.metrics.counted import counted
 from harness.metrics.flops import Flops, count
 from harness.model.load import RANDOM, config_of
+from harness.model.look import BEFORE_IMAGE, check_text
 from harness.model.shapes import LLAVA, OTHERS, clip_large
 from harness.model.text import LLAVA_CLIP, RANDOM_CLIP, default_text_encoder
 from harness.reading import suggest
 from methods import METHODS
 from methods.interface import Method, Shape
 from methods.schedule import TokensPerLayer, tokens_per_layer
-
-BEFORE_IMAGE = 1  # text tokens in front of the image: LLaVA-1.5's begin-of-sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +134,6 @@ def _asked(name: str, given: Iterable[str], tokens: int | None, shape: Shape) ->
         raise VtbenchError("--tokens: is there beside --set tokens; allowed is one of the two")
     wrong = f"--set: {', '.join(pairs)} is not possible; it should be key=value, each key once"
     return method_of(name, pairs, tokens, shape, not_pairs=wrong)
-
-
-def check_text(model: str, text_tokens: int, most: int, *, place: str = "--text-tokens") -> None:
-    """Refuse a text for which there are no positions beside the unpruned image. Errors: VtbenchError."""
-    if not BEFORE_IMAGE < text_tokens <= most:
-        raise VtbenchError(
-            f"{place}: {text_tokens} is not possible; allowed are {BEFORE_IMAGE + 1} to {most}, "
-            f"for which {model} has positions beside the image"
-        )
 
 
 def text_side(model: str) -> CLIPTextConfig:

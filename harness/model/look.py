@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import VtbenchError
+from harness.pocket import WEIGHTS
 from harness.reading import brief
 
 SHAPES = ("llava-1.5-7b", "llava-1.5-13b")  # of which shapes.py has the configs
@@ -21,6 +22,8 @@ KNOWN = ("pocket", *RANDOM, *SHAPES)
 HUB_ID = r"[\w.-]+/[\w.-]+"
 RANDOM_CLIP = "random:clip-vit-large-patch14-336"
 OPEN_CLIP = "open_clip:"
+
+BEFORE_IMAGE = 1  # text tokens in front of the image: LLaVA-1.5's begin-of-sequence
 
 LARGEST_JSON = 16 * 2**20  # bytes of a config or an index
 # What a config may ask for: ten times the largest models there are.
@@ -73,6 +76,29 @@ def look_at_config(name: str, *, trust_remote_code: bool = False) -> None:
                 f"{folder / 'config.json'}: {tower}: {brief(config[tower])} is not possible; it should be a mapping"
             )
         check_sizes(f"{folder / 'config.json'}", tower, config.get(tower, {}))
+
+
+def limits(name: str) -> tuple[int | None, int | None]:
+    """Return a model's patches and the text tokens that it has positions for beside them, as far as it is local."""
+    if name.removeprefix("random:") in SHAPES:
+        return 576, 4096 - 576
+    folder = WEIGHTS if name in ("pocket", "random:pocket") else Path(name)
+    config = _read(folder / "config.json") if folder.is_dir() else {}
+    vision, text = config.get("vision_config", {}), config.get("text_config", {})
+    if not {"image_size", "patch_size"} <= vision.keys():
+        return None, None
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    positions = text.get("max_position_embeddings")
+    return patches, positions - patches if type(positions) is int else None
+
+
+def check_text(model: str, text_tokens: int, most: int, *, place: str = "--text-tokens") -> None:
+    """Refuse a text for which there are no positions beside the unpruned image. Errors: VtbenchError."""
+    if not BEFORE_IMAGE < text_tokens <= most:
+        raise VtbenchError(
+            f"{place}: {text_tokens} is not possible; allowed are {BEFORE_IMAGE + 1} to {most}, "
+            f"for which {model} has positions beside the image"
+        )
 
 
 def look_at_text_encoder(name: str) -> None:
