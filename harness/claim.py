@@ -134,6 +134,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def who(holder: dict[str, object]) -> str:
+    """Return in words whose claim it is."""
     if not holder:
         return "another process"
     return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')},"

@@ -15,6 +15,7 @@ from harness.errors import VtbenchError
 if TYPE_CHECKING:
     from harness.claim import Claim
     from harness.costs import Costs
+    from harness.remote_claim import RemoteClaim
     from harness.spec import Sweep, Trial
     from harness.store import Result, Store
     from methods.interface import Shape, Stage
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file, see sweeps/README.md.")]
-Results = Annotated[Path, typer.Option(help="The folder of all sweeps' results.")]
+Results = Annotated[str, typer.Option(help="The folder of all sweeps' results, or a URL that fsspec knows.")]
 Reports = Annotated[Path, typer.Option(help="The folder of all reports.")]
 
 
@@ -43,7 +44,7 @@ def main() -> None:
 @app.command()
 def run(
     file: File,
-    out: Results = Path("results"),
+    out: Results = "results",
     address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster, or local.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the trials.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples a task, instead of the file's.")] = None,
@@ -56,12 +57,20 @@ def run(
 
     sweep = load_sweep(file, limit=limit, most=None if yes else MANY, look=True)
 
-    from harness.check import check
-    from harness.claim import Claim
-    from harness.fresh import fresh_report
-    from harness.store import Store
+    from harness.remote import opened
 
-    store = Store(out / sweep.name)
+    with opened(out, sweep.name) as store:
+        run_sweep(sweep, store, address, reports, dry_run=dry_run, retry_failed=retry_failed)
+
+
+def run_sweep(
+    sweep: "Sweep", store: "Store", address: str, reports: Path, *, dry_run: bool, retry_failed: bool
+) -> None:
+    """Check the sweep, then run what is missing and write its report. Errors: typer.Exit with the exit code."""
+    from harness.check import check
+    from harness.fresh import fresh_report
+    from harness.remote_claim import claimed
+
     ids = [trial.id for trial in sweep.trials()]
     shown = sweep.axes.shown.model_dump(mode="json") | {"trials": ids}
     if not (finished := all(map(store.done, ids))) or dry_run:
@@ -74,7 +83,7 @@ def run(
         print(f"report: {left}")
         return
     try:
-        with Claim(store.folder) as claim:
+        with claimed(store) as claim:
             store.tidy()
             store.describe(shown)
             failed = run_trials(sweep, store, address, claim, retry_failed=retry_failed)
@@ -87,7 +96,7 @@ def run(
         print("vtbench: stopped; the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
-        print(f"vtbench: {cannot_write(store.folder, error)}", file=sys.stderr)
+        print(f"vtbench: {cannot_write(store.shown, error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     if failed:
         raise typer.Exit(1)
@@ -96,13 +105,14 @@ def run(
 @app.command()
 def report(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP_OR_FILE", help="A sweep's name or its file.")],
-    results: Results = Path("results"),
+    results: Results = "results",
     out: Reports = Path("reports"),
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="csv or latex: its tables so too, beside the figures.")
     ] = None,
 ) -> None:
     """Write a sweep's report from its results. Of a file, what it asks for; by name, all that is there."""
+    from harness.remote import sweep_folder
     from harness.report import write
     from harness.report.export import FORMATS
 
@@ -114,9 +124,11 @@ def report(
         from harness.spec import load_sweep
 
         loaded = load_sweep(Path(sweep))
-        print(write_report(loaded, results / loaded.name, out, formats or ()))
+        with sweep_folder(results, loaded.name) as folder:
+            print(write_report(loaded, folder, out, formats or ()))
     else:
-        print(write(results / sweep, out, formats=formats or ()))
+        with sweep_folder(results, sweep) as folder:
+            print(write(folder, out, formats=formats or ()))
 
 
 @app.command()
@@ -124,13 +136,15 @@ def compare(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name.")],
     one: Annotated[str, typer.Argument(metavar="A", help="name or name:key=value,key=value")],
     other: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> None:
     """Compare two methods of a sweep on the same samples, with examples that one alone gets right."""
+    from harness.remote import sweep_folder
     from harness.report.compare import compare
     from harness.report.results import read
 
-    print(compare(read(results / sweep), one, other))
+    with sweep_folder(results, sweep) as folder:
+        print(compare(read(folder), one, other))
 
 
 @app.command()
@@ -201,7 +215,9 @@ def show(
     print(out)
 
 
-def run_trials(sweep: "Sweep", store: "Store", address: str, claim: "Claim", *, retry_failed: bool) -> bool:
+def run_trials(
+    sweep: "Sweep", store: "Store", address: str, claim: "Claim | RemoteClaim", *, retry_failed: bool
+) -> bool:
     """Run what is missing, print a summary, and return whether a trial failed."""
     import pandas as pd
 
@@ -243,11 +259,11 @@ def run_trials(sweep: "Sweep", store: "Store", address: str, claim: "Claim", *, 
     print(f"{sweep.name}: {len(trials)} trials, {outcome.done} done now{before}, {failed}")
     failures = outcome.failures + outcome.failed_before
     for trial, reason in failures:
-        print(f"failed: {trial.label} ({store.folder / trial.id / 'failure.json'}): {reason}")
+        print(f"failed: {trial.label} ({store.shown}/{trial.id}/failure.json): {reason}")
     return bool(failures)
 
 
-def cannot_write(folder: Path, error: OSError) -> str:
+def cannot_write(folder: str, error: OSError) -> str:
     """Say why nothing can be stored."""
     why = (error.strerror or str(error)).lower()
     return f"{error.filename or folder}: {why}; once that is mended the same command goes on"

@@ -33,6 +33,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.shown = str(folder)  # as messages name it
 
     def done(self, trial_id: str) -> bool:
         """Whether the trial has its record."""
@@ -57,12 +58,15 @@ class Store:
         path = self.folder / trial_id / "failure.json"
         if self.done(trial_id) or not path.exists():
             return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["error"])
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["error"])
+        except (ValueError, KeyError, TypeError):
+            return f"{path} cannot be read"
 
     def tidy(self) -> None:
         """Remove what killed runs were writing. Only for who has claimed the folder."""
-        for pattern in (".*.json.*", ".*.parquet.*", "*/.*"):
-            for path in self.folder.glob(pattern):
+        for suffix in ("json", "parquet", "yaml", "webp"):
+            for path in [*self.folder.glob(f".*.{suffix}.*"), *self.folder.glob(f"*/.*.{suffix}.*")]:
                 path.unlink(missing_ok=True)
 
     def _show(self, pictures: dict[str, bytes]) -> None:
