@@ -147,5 +147,7 @@ def test_why_a_trial_failed_is_told_until_it_is_done(tmp_path, trials):
     assert kept.failure(trials[0].id) is None
     kept.fail(trials[0], "ValueError: no", "Traceback …")
     assert kept.failure(trials[0].id) == "ValueError: no"
+    (tmp_path / trials[0].id / "failure.json").write_text("[]")
+    assert kept.failure(trials[0].id) == f"{tmp_path / trials[0].id / 'failure.json'} cannot be read"
     kept.write(trials[0], Result(record(trials[0]), None))
     assert kept.failure(trials[0].id) is None

@@ -2,10 +2,12 @@ import os
 
 import datasets
 import pytest
+from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.evaluator import simple_evaluate
 from PIL import Image
 
 from harness.errors import VtbenchError
+from harness.lmms import tasks
 from harness.lmms.model import VtBench
 from harness.metrics.accuracy import evaluate
 from harness.model.load import load
@@ -147,3 +149,25 @@ def test_a_judge_that_does_not_answer_gives_no_score(of_lmms_eval, caplog):
 def test_a_task_that_cannot_start_without_its_judge_says_so(of_lmms_eval):
     with pytest.raises(VtbenchError, match="mmvet: it cannot start without its judge"):
         of_lmms_eval("mmvet", "a dog")
+
+
+def test_tasks_stay_warm_and_give_what_fresh_ones_give(monkeypatch):
+    loaded, built = load("random:pocket"), []
+    real = ConfigurableTask.__init__
+    monkeypatch.setattr(ConfigurableTask, "__init__", lambda self, *a, **k: built.append(1) or real(self, *a, **k))
+
+    def run(limit: int, method: str):
+        return evaluate(VtBench(loaded, method, tokens=16), "pocket_tiny", limit=limit)
+
+    tasks._manager.cache_clear()
+    run(3, "topk")
+    warm = run(2, "random")
+    assert len(built) == 7
+    wider = run(4, "topk")
+    tasks._manager.cache_clear()
+    fresh, also = run(2, "random"), run(4, "topk")
+    assert len(built) == 14
+    assert warm.samples.equals(fresh.samples) and warm.scores == fresh.scores
+    assert wider.samples.equals(also.samples) and wider.scores == also.scores
+    evaluate(VtBench(loaded, "full"), "pocket_tiny_count", limit=1)
+    assert len(built) == 15
