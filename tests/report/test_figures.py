@@ -176,6 +176,16 @@ def test_what_changes_no_tokens_makes_no_line_and_what_does_is_named(tmp_path, s
     assert names == ["tome, text_tokens 256", "tome, text_tokens 128", "topk"]
 
 
+def test_a_name_looks_alike_in_every_panel(tmp_path, seen):
+    kept = {("topk", 64): [64, 64], ("tome", 64): [80, 64], ("topk", 16): [40, 16], ("tome", 16): [16, 16]}
+    drawn([unscored(method, {"tokens": n}, llm) for (method, n), llm in kept.items()], tmp_path)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axes.get_legend().get_lines()}
+        for axes in seen["layers.png"].axes
+    ]
+    assert [list(each) for each in looks] == [["tome", "topk"], ["topk", "tome"]] and looks[0] == looks[1]
+
+
 def test_of_many_budgets_the_first_the_middle_and_the_last_are_drawn_but_those_of_few_methods(tmp_path, seen):
     budgets = (512, 256, 128, 64, 16)
     rows = [unscored(m, {"tokens": n}, [n, n]) for n in budgets for m in ("topk", "tome", "evit")]

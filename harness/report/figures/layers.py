@@ -62,8 +62,9 @@ def tokens_per_layer(results: Results, path: Path) -> Drawn | None:
         len(chosen), 1, figsize=(WIDTH, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     figure.supylabel("visual tokens into the layer", fontsize=10)
+    styles = _styles(lines)
     for axes, (model, _), each, title in zip(grid.flat, chosen, lines, titles, strict=True):
-        _draw(figure, axes, each, whole.get(model))
+        _draw(figure, axes, each, styles or _styles([each]), whole.get(model))
         axes.set_title(title, loc="left", fontsize=10)
     save(figure, path)
     return drawn
@@ -93,14 +94,20 @@ def _lines(results: Results, rows: list[Row]) -> Lines:
     return {profile: fill("; ".join(sorted(names[profile])), NAME) for profile in order}
 
 
-def _draw(figure: plt.Figure, axes: Axes, lines: Lines, whole: Profile | None) -> None:
+def _styles(panels: list[Lines]) -> dict[str, int]:
+    """Number the names, so that one looks alike in every panel; empty where there are more than can be told apart."""
+    names = dict.fromkeys(name for lines in panels for name in lines.values())
+    return {name: i for i, name in enumerate(names)} if len(names) <= len(COLORS) * len(DASHES) else {}
+
+
+def _draw(figure: plt.Figure, axes: Axes, lines: Lines, styles: dict[str, int], whole: Profile | None) -> None:
     vit, llm = map(len, next(iter(lines)))
     keys = []
     if whole:
         keys += axes.step(range(vit + llm + 1), _steps(whole), where="post", color=FULL, ls=":", lw=1, label="full")
     for number, (profile, name) in enumerate(lines.items()):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-        dash = DASHES[number // len(COLORS)]
+        style = styles[name]
+        color, marker, dash = COLORS[style % len(COLORS)], MARKERS[style % len(MARKERS)], DASHES[style // len(COLORS)]
         tokens = _steps(profile)
         # A hair apart, and their markers on layers of their own, so that lines that coincide can be followed.
         up = ScaledTranslation(0, HAIR * (number - (len(lines) - 1) / 2), figure.dpi_scale_trans)
