@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv ignores pip's settings, so a folder of wheels that pip is told of is passed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help install quickstart test test-cluster lint
+.PHONY: help install quickstart test test-cluster lint audit
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,3 +30,6 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: install ## known vulnerabilities of what constraints.txt pins
+	$(BIN)/uvx pip-audit --requirement constraints.txt --no-deps --disable-pip --strict

@@ -26,7 +26,7 @@ def lmms_tasks() -> frozenset[str]:
     """Return the names of lmms-eval's tasks, groups and tags, and some words that are none of them."""
     package = find_spec("lmms_eval")
     assert package is not None and package.submodule_search_locations is not None
-    files = (Path(package.submodule_search_locations[0]) / "tasks").rglob("*.yaml")
+    files = (Path(package.submodule_search_locations[0]) / "tasks").rglob("*yaml")  # what files include has no suffix
     return frozenset(name for file in files for name in LINE.findall(file.read_text("utf-8", "replace")))
 
 

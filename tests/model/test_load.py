@@ -4,10 +4,20 @@ import pytest
 import torch
 
 from harness.errors import VtbenchError
+from harness.model import look
 from harness.model.draw import digest, uniform
 from harness.model.load import RANDOM, config_of, load, shape_of
+from harness.model.shapes import LLAVA
 from harness.pocket import WEIGHTS
 from methods.interface import Shape
+
+
+def test_names_that_need_no_torch_are_those_of_the_shapes():
+    assert tuple(LLAVA) == look.SHAPES and tuple(RANDOM) == look.RANDOM
+    for name in ("pocket", *RANDOM, *LLAVA):
+        config = config_of(name)
+        patches = shape_of(name).patches
+        assert look.limits(name) == (patches, config.text_config.max_position_embeddings - patches)
 
 
 def test_the_random_shapes_are_llavas():
@@ -50,7 +60,7 @@ def test_a_model_that_is_not_there_is_refused(name, message):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(VtbenchError, match="the folder has no config.json"):
+    with pytest.raises(VtbenchError, match=r"the folder has no config\.json"):
         load(str(tmp_path))
 
 
