@@ -105,7 +105,8 @@ def ours(loaded: Any, batch_size: int, limit: int) -> Run:
 def refusal(batch_size: int) -> str | None:
     """Return why llava_hf takes no batches, None if it does."""
     try:
-        theirs(Rival(batch_size), 1)
+        with quiet():
+            theirs(Rival(batch_size), 1)
     except AssertionError as error:
         return str(error)
     return None
@@ -115,7 +116,8 @@ def measure(*, limit: int, rounds: int) -> dict[str, Any]:
     """Time every variant once a round, the other way round in every other one, after one small evaluation of each."""
     logger.disable("lmms_eval")
     try:
-        rival, loaded = Rival(), load("pocket")
+        with quiet():
+            rival, loaded = Rival(), load("pocket")
         variants: dict[str, Callable[[int], Run]] = {RIVAL: partial(theirs, rival)}
         for size in SIZES:
             variants[f"ours batch {size}"] = partial(ours, loaded, size)

@@ -68,7 +68,8 @@ def through_ray(path: Path, folder: Path) -> Ends:
         found.ends.append(time.perf_counter() - began)
         found.trials.append(seconds_of(result))
 
-    sweep.run(load_sweep(path).trials(), Store(folder), Resources(cpus=CPUS), after=note)
+    with quiet():
+        sweep.run(load_sweep(path).trials(), Store(folder), Resources(cpus=CPUS), after=note)
     return found
 
 
@@ -146,7 +147,8 @@ def efficiency(folder: Path, *, workers: int, each: int) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         store = Store(folder / "sleep")
-        sweep.run(trials, store, Resources(), address=cluster.address, prepare=prepare)
+        with quiet():
+            sweep.run(trials, store, Resources(), address=cluster.address, prepare=prepare)
     finally:
         cluster.shutdown()
     return efficient(store.records(), workers, began)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def timed(command: Sequence[str], folder: Path) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lmms-eval's progress off the terminal."""
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+    """Keep progress off the terminal, lmms-eval's and ours."""
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
         yield
 
 
