@@ -80,11 +80,16 @@ class Remote:
         target = PurePosixPath(self.root, name)
         partial = str(target.with_name(f".{target.name}.{random.SystemRandom().getrandbits(32):08x}"))
         with self._one_line():
-            try:
-                self.files.pipe_file(partial, content)
-            except Exception:  # every file system has its own for a folder that is not there
-                self.files.makedirs(str(target.parent), exist_ok=True)
-                self.files.pipe_file(partial, content)
+            for last in (False, False, True):
+                try:
+                    self.files.pipe_file(partial, content)
+                    break
+                except Exception:  # every file system has its own for a folder that is not there
+                    if last:
+                        raise
+                    self.files.invalidate_cache()
+                    with suppress(Exception):  # others may be making it too
+                        self.files.makedirs(str(target.parent), exist_ok=True)
             self.files.mv(partial, str(target))
 
     def read(self, name: str) -> bytes | None:
