@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import: no errors of ours to others
 import wandb
 from PIL import Image
 
@@ -61,11 +63,22 @@ def log_report(report: Path, *, sweep: str, directory: Path, project: str = "vtb
 
 
 def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **described: Any) -> None:
-    """Make a run of what `fill` logs, unless W&B is disabled. Errors: none, a warning instead."""
+    """Make a run of what `fill` logs, unless W&B is disabled. Errors: none, a warning instead.
+
+    Where W&B itself is gone (unreachable, its process killed), what follows goes offline, or nowhere if it already did:
+    one wait and one warning, not one a trial.
+    """
     mode = os.environ.get("WANDB_MODE", "offline")
     if mode == "disabled":
         return
-    quiet = {"console": "off", "silent": True, "disable_git": True, "x_disable_stats": True, "x_disable_meta": True}
+    quiet = {
+        "init_timeout": 30,
+        "console": "off",
+        "silent": True,
+        "disable_git": True,
+        "x_disable_stats": True,
+        "x_disable_meta": True,
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _silenced(), _staged(directory / "wandb"):
@@ -81,7 +94,13 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
             finally:
                 run.finish()
     except Exception as error:
-        log_.warning("W&B did not take %s: %s", what, error)
+        gone = isinstance(error, ConnectionError | TimeoutError | wandb.Error)
+        after = ("disabled" if mode == "offline" else "offline") if gone else mode
+        log_.warning("W&B did not take %s: %s%s", what, error, f"; from here on it is {after}" if gone else "")
+        if gone:
+            os.environ["WANDB_MODE"] = after
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # its process would be missed at the end again
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:

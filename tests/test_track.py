@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
@@ -181,6 +182,49 @@ def test_disabled_does_nothing_at_all(tmp_path, monkeypatch, caplog):
     track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path / "results")
     track.log_report(tmp_path / "mine.md", sweep="mine", directory=tmp_path / "results")
     assert list(tmp_path.iterdir()) == [] and caplog.records == []
+
+
+@pytest.fixture(autouse=True)
+def mode(monkeypatch) -> None:
+    """What a test leaves in the environment goes with it."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_wandb_whose_process_is_killed_costs_one_warning(tmp_path, monkeypatch, caplog, when):
+    def kill(*_: object) -> pd.DataFrame:
+        for process in psutil.Process().children(recursive=True):
+            if process.name() == "wandb-core":
+                process.kill()
+        return SAMPLES
+
+    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    if when == "before":
+        kill()
+    else:
+        monkeypatch.setattr(track, "_plain", kill)
+    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == track.log_.name]
+    assert warning.startswith("W&B did not take trial 0123456789abcdef: ") and warning.endswith(" is disabled")
+
+
+def test_a_wandb_that_cannot_be_reached_costs_one_warning_and_goes_on_offline(tmp_path, monkeypatch, caplog):
+    begin, modes = track.wandb.init, []
+
+    def init(**settings):
+        modes.append(settings["mode"])
+        if settings["mode"] == "online":
+            raise track.wandb.errors.CommError("timed out")
+        return begin(**settings)
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(track.wandb, "init", init)
+    for _ in range(3):
+        track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == "W&B did not take trial 0123456789abcdef: timed out; from here on it is offline"
+    assert modes == ["online", "offline", "offline"]
 
 
 def test_a_failing_wandb_costs_a_warning_and_no_report(tmp_path, monkeypatch, caplog):
