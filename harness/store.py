@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import yaml
 
+from harness.reading import read_mapping
+
 if TYPE_CHECKING:
     from harness.spec import Trial
 
@@ -106,7 +108,7 @@ class Store:
         return [
             {
                 "id": path.parent.name,
-                "trial": yaml.safe_load((path.parent / "trial.yaml").read_text(encoding="utf-8")),
+                "trial": read_mapping(path.parent / "trial.yaml"),
                 "failure": json.loads(path.read_text(encoding="utf-8")),
             }
             for path in sorted(self.folder.glob("*/failure.json"))

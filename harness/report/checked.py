@@ -6,9 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from pyarrow import ArrowException
 from pydantic import BaseModel, Field, ValidationError
+
+from harness.errors import VtbenchError
+from harness.reading import read_mapping
 
 # What lies in a sweep's folder beside its trials.
 BESIDE = ("sweep.json", "trials.parquet", "wandb", "images")
@@ -109,8 +111,8 @@ def read_trial(folder: Path) -> tuple[dict[str, Any], pd.DataFrame] | Failure:
     if (folder / "failure.json").exists():
         failure = _json(folder / "failure.json")
         try:
-            trial = yaml.safe_load((folder / "trial.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, OSError):
+            trial = read_mapping(folder / "trial.yaml")
+        except VtbenchError:
             raise UnreadableError("trial.yaml cannot be read") from None
         _check(_Trial, trial, "trial.yaml")
         if not isinstance(failure, dict) or not isinstance(failure.get("error"), str):
