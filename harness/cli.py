@@ -30,6 +30,7 @@ app = typer.Typer(
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file, see sweeps/README.md.")]
 Results = Annotated[str, typer.Option(help="The folder of all sweeps' results, or a URL that fsspec knows.")]
 Reports = Annotated[Path, typer.Option(help="The folder of all reports.")]
+Yes = Annotated[bool, typer.Option("--yes", help="A grid of more than 10,000 trials is meant.")]
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def run(
     address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster, or local.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the trials.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples a task, instead of the file's.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Run a grid of more than 10,000 trials.")] = False,
+    yes: Yes = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also trials that failed before.")] = False,
     reports: Reports = Path("reports"),
 ) -> None:
@@ -110,6 +111,7 @@ def report(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="csv or latex: its tables so too, beside the figures.")
     ] = None,
+    yes: Yes = False,
 ) -> None:
     """Write a sweep's report from its results. Of a file, what it asks for; by name, all that is there."""
     from harness.remote import sweep_folder
@@ -121,9 +123,9 @@ def report(
             raise VtbenchError(f"--format: {name!r} is not possible; allowed are {', '.join(FORMATS)}")
 
     if Path(sweep).suffix in (".yaml", ".yml"):
-        from harness.spec import load_sweep
+        from harness.spec import MANY, load_sweep
 
-        loaded = load_sweep(Path(sweep))
+        loaded = load_sweep(Path(sweep), most=None if yes else MANY)
         with sweep_folder(results, loaded.name) as folder:
             print(write_report(loaded, folder, out, formats or ()))
     else:

@@ -120,7 +120,15 @@ def test_what_looks_hostile_and_is_not_is_read(tmp_path, text):
     assert load_sweep(tmp_path / "x.yaml", most=MANY, look=True).trials()
 
 
-def test_a_large_grid_is_counted_without_being_expanded_and_runs_with_yes(tmp_path):
+def test_a_large_grid_is_read_with_yes(here, refused):
+    text = GOOD.replace("full", "{topk: {tokens: 577}}")
+    (here / "x.yaml").write_text(f"{text}seed: {list(range(200))}\nlimit: {list(range(1, 101))}\n")
+    for command in ("run", "report"):
+        assert refused(command, "x.yaml") == "x.yaml:methods: the grid has 20,000 trials; more than 10,000 need --yes"
+    assert refused("run", "x.yaml", "--yes").startswith("x.yaml:methods.topk.tokens: 577 is not possible")
+
+
+def test_a_large_grid_is_counted_without_being_expanded(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(GOOD + f"seed: {list(range(100))}\nlimit: {list(range(1, 101))}\n")
     assert len(load_sweep(path, most=MANY).trials()) == MANY
