@@ -26,6 +26,12 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def agent_ports() -> list[str]:
+    """Return `ray start`'s options for the ports that nodes on one machine would share."""
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    return [f"--{name}-port={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
+
+
 @contextmanager
 def cluster(folder: Path, workers: int) -> Iterator[dict[str, str]]:
     """Yield the environment for clients of a head without CPUs and so many worker nodes of one CPU.
@@ -68,14 +74,7 @@ def checkout(folder: Path) -> Path:
 @contextmanager
 def _node(folder: Path, env: dict[str, str], *options: str) -> Iterator[None]:
     folder.mkdir()
-    names = (
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-    )
-    ports = [f"--{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
-    command = [str(BIN / "ray"), "start", "--block", f"--temp-dir={folder}", *ports, *options]
+    command = [str(BIN / "ray"), "start", "--block", f"--temp-dir={folder}", *agent_ports(), *options]
     command += [f"--object-store-memory={100 * 2**20}", "--disable-usage-stats"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True)

@@ -88,7 +88,9 @@ def test_a_job_stopped_and_submitted_again_gives_what_a_local_run_gives(job):
     again = job.submit()
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"mine: 13 trials, {13 - done} done now, {done} before, 0 failed" in again.stdout
-    lines = re.findall(rf"^\[(\d+)/{13 - done}\] (?:full|mine|topk|pooling) .*on pocket_tiny: ", again.stdout, re.MULTILINE)
+    lines = re.findall(
+        rf"^\[(\d+)/{13 - done}\] (?:full|mine|topk|pooling) .*on pocket_tiny: ", again.stdout, re.MULTILINE
+    )
     assert lines == [str(number) for number in range(1, 14 - done)]
     assert (job.folder / "reports" / "mine.md").is_file()
 
