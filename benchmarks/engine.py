@@ -95,14 +95,16 @@ def beside(plain: Sequence[Ends], ray: Sequence[Ends]) -> dict[str, Any]:
     mean = {name: {key: float(np.mean([each[key] for each in said])) for key in keys} for name, said in raw.items()}
     ms = {name: each["per_trial_ms"] for name, each in mean.items()}
     outside = {name: each["outside_ms"] for name, each in mean.items()}
+    rounds = [b["per_trial_ms"] - a["per_trial_ms"] for a, b in zip(raw["plain"], raw["ray"], strict=True)]
     return {
         "overhead_ms": ms["ray"] - ms["plain"],
+        "overhead_ms_by_round": rounds,
         "outside_ms": outside,
         "startup_seconds": {name: each["startup_seconds"] for name, each in mean.items()},
         "rounds": raw,
-        "said": f"{ms['ray']:.0f} ms, plain {ms['plain']:.0f} ms; outside the trial itself {outside['ray']:.0f} ms, "
-        f"plain {outside['plain']:.0f} ms; until the first trial {mean['ray']['startup_seconds']:.1f} s, "
-        f"plain {mean['plain']['startup_seconds']:.1f} s",
+        "said": f"{ms['ray']:.0f} ms, plain {ms['plain']:.0f} ms; by round {', '.join(f'{each:.0f}' for each in rounds)}; "
+        f"outside the trial itself {outside['ray']:.0f} ms, plain {outside['plain']:.0f} ms; "
+        f"until the first trial {mean['ray']['startup_seconds']:.1f} s, plain {mean['plain']['startup_seconds']:.1f} s",
     }
 
 

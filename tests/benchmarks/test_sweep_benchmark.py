@@ -58,7 +58,7 @@ def test_rays_overhead_leaves_the_start_out():
     plain = Ends(ends=[5.0, 6.0, 7.0], trials=[1.0, 0.9, 0.9])
     ray = Ends(ends=[15.0, 16.02, 17.04], trials=[3.0, 0.95, 0.95])
     found = beside([plain], [ray])
-    assert found["overhead_ms"] == pytest.approx(20)
+    assert found["overhead_ms"] == pytest.approx(20) and found["overhead_ms_by_round"] == pytest.approx([20])
     assert found["outside_ms"] == pytest.approx({"plain": 100, "ray": 70})
     assert found["startup_seconds"] == {"plain": 4, "ray": 12}
 
