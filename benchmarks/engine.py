@@ -102,7 +102,8 @@ def beside(plain: Sequence[Ends], ray: Sequence[Ends]) -> dict[str, Any]:
         "outside_ms": outside,
         "startup_seconds": {name: each["startup_seconds"] for name, each in mean.items()},
         "rounds": raw,
-        "said": f"{ms['ray']:.0f} ms, plain {ms['plain']:.0f} ms; by round {', '.join(f'{each:.0f}' for each in rounds)}; "
+        "said": f"{ms['ray']:.0f} ms, plain {ms['plain']:.0f} ms; "
+        f"by round {', '.join(f'{each:.0f}' for each in rounds)}; "
         f"outside the trial itself {outside['ray']:.0f} ms, plain {outside['plain']:.0f} ms; "
         f"until the first trial {mean['ray']['startup_seconds']:.1f} s, plain {mean['plain']['startup_seconds']:.1f} s",
     }
