@@ -71,13 +71,14 @@ def named(place: str, entry: object) -> tuple[str, Any]:
 
 
 def asked(place: str, name: str, given: object) -> Asked:
-    """Look up a method's parameters, but read no value. Errors: VtbenchError for what is unknown."""
+    """Look up a method's parameters. Errors: VtbenchError for what is unknown, or possible of no parameter."""
     known = [parameter.name for parameter in declared()[name]]
     if not isinstance(given, dict):
         raise VtbenchError(f"{place}: {brief(given)} is not possible; it should be a mapping of {', '.join(known)}")
     for parameter in given:
         if parameter not in known:
             raise VtbenchError(f"{place}.{parameter}: is not a parameter; {suggest(parameter, known)}")
+        _values(f"{place}.{parameter}", Any, given[parameter])
     return Asked(place, name, given)
 
 

@@ -5,7 +5,7 @@ nothing in it costs more than a moment.
 """
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -140,6 +140,8 @@ def as_axis(value: object) -> object:
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     seen = set()
     for value in values:
+        if not isinstance(value, Hashable):
+            continue
         if value in seen:
             raise ValueError(f"{brief(value)} is there twice")
         seen.add(value)
