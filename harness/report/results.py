@@ -47,6 +47,11 @@ class Row:
         return "adaptive" if self.adaptive else "all tokens" if self.method == "full" else "the method's own schedule"
 
     @property
+    def alone(self) -> bool:
+        """Whether its times were taken with the device to itself, as far as its trials could tell."""
+        return all(dig(record, "latency", "exclusive") is not False for record in self.records)
+
+    @property
     def scores(self) -> dict[str, float | None]:
         """The main metric of every leaf task, on lmms-eval's own scale."""
         return {
