@@ -21,17 +21,20 @@ if TYPE_CHECKING:
     from harness.spec import Trial
 
 
+BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # have no folders; makedirs would make a bucket of a slip
+
+
 class Remote:
     """A folder at a URL. Errors of all methods: OSError in one line, whatever the file system raises."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.shown = _without_password(url)
-        protocol = url.partition("://")[0]
+        self.protocol = url.partition("://")[0]
         try:
             self.files, root = fsspec.url_to_fs(url)
         except ImportError as error:
-            raise VtbenchError(f"{self.shown}: {protocol} needs a package: {_line(error)}") from None
+            raise VtbenchError(f"{self.shown}: {self.protocol} needs a package: {_line(error)}") from None
         except ValueError as error:
             raise VtbenchError(f"{self.shown}: {_line(error)}; allowed are folders and what fsspec knows") from None
         except Exception as error:
@@ -80,7 +83,7 @@ class Remote:
         target = PurePosixPath(self.root, name)
         partial = str(target.with_name(f".{target.name}.{random.SystemRandom().getrandbits(32):08x}"))
         with self._one_line():
-            for last in (False, False, True):
+            for last in (True,) if self.protocol in BUCKETS else (False, False, True):
                 try:
                     self.files.pipe_file(partial, content)
                     break
