@@ -231,7 +231,7 @@ def opened(out: str, sweep: str) -> Iterator[Store]:
 @contextmanager
 def _copy(url: str, sweep: str) -> Iterator[Path]:
     """Yield a folder for a copy; errors name the URL instead."""
-    with tempfile.TemporaryDirectory(prefix="vtbench") as copies:
+    with tempfile.TemporaryDirectory(prefix="vtbench", ignore_cleanup_errors=True) as copies:
         try:
             yield Path(copies) / sweep
         except VtbenchError as error:
