@@ -4,15 +4,16 @@ import base64
 import json
 from collections.abc import Iterator
 from itertools import zip_longest
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.report.names import parameters, settings
 from harness.report.results import Results, Row
-from harness.report.tables import in_main_table, varied
+from harness.report.stored import listed, side, there
+from harness.report.tables import in_main_table
 
 ANSWERS = 100_000  # samples × rows
 BYTES = 16_000_000  # of samples and pictures: what a browser opens at once
@@ -34,7 +35,7 @@ def browsed(results: Results) -> dict[str, Any] | None:
     taken = turns[: max(1, ANSWERS // len(results.rows))]
     tables = [_by_sample(row.samples, set(taken)) for row in results.rows]
     rows = _rows(results)
-    there = {path.stem: path for path in sorted((results.folder / "images").glob("*.webp"))}
+    stored = {path.stem: path for path in sorted((results.folder / "images").glob("*.webp"))}
     numbers: dict[str, int] = {}
     pictures: list[str] = []
     samples: list[dict[str, Any]] = []
@@ -42,8 +43,8 @@ def browsed(results: Results) -> dict[str, Any] | None:
     for key in taken:
         found = [table.get(key) for table in tables]
         sample = _sample(key, found, [row["side"] for row in rows])
-        names = [name for name in sample["pictures"] if name in there]
-        new = {name: _data_uri(there[name]) for name in dict.fromkeys(names) if name not in numbers}
+        names = [name for name in sample["pictures"] if name in stored]
+        new = {name: _data_uri(stored[name]) for name in dict.fromkeys(names) if name not in numbers}
         size += len(json.dumps(sample)) + sum(map(len, new.values()))
         if samples and size > BYTES:
             break
@@ -60,33 +61,24 @@ def browsed(results: Results) -> dict[str, Any] | None:
 def _rows(results: Results) -> list[dict[str, Any]]:
     keys = [(row.model, str(row.setting)) for row in results.rows]
     full = {key: i for i, (key, row) in enumerate(zip(keys, results.rows, strict=True)) if row.method == "full"}
-    main, apart = set(in_main_table(results)), varied(results)
-    several = len({row.model for row in results.rows}) > 1
-    differing = results.differing
+    main = set(in_main_table(results))
     return [
         {
-            "name": _name(row, apart[row.method], differing, several),
+            "name": _name(results, row),
             "budget": row.budget,
             "is_full": row.method == "full",
             "full": full.get(key),
             "main": i in main,
-            "side": _side(row),
+            "side": side(row),
         }
         for i, (key, row) in enumerate(zip(keys, results.rows, strict=True))
     ]
 
 
-def _name(row: Row, parameters: list[str], settings: list[str], model: bool) -> str:
+def _name(results: Results, row: Row) -> str:
     """Return a row's name as `tables.label` has it, not escaped, and the model where there are several."""
-    shown = [row.model] if model else []
-    shown += [f"{key} {row.parameters[key]}" for key in parameters]
-    shown += [f"{key} {row.setting[key]}" for key in settings]
+    shown = [*parameters(results, row), *settings(results, row)]
     return f"{row.method} ({', '.join(shown)})" if shown else row.method
-
-
-def _side(row: Row) -> int | None:
-    patches = next((each["tokens"].get("patches") for each in row.records if each.get("tokens")), None)
-    return isqrt(patches) if patches and isqrt(patches) ** 2 == patches else None
 
 
 def _keys(samples: pd.DataFrame) -> list[tuple[str, str]]:
@@ -121,20 +113,20 @@ def _sample(key: tuple[str, str], found: list[dict[str, Any] | None], sides: lis
         "id": key[1],
         "question": _clipped(first["question"]),
         "target": _clipped(first["target"]),
-        "pictures": [str(name) for name in _list(first["pictures"])],
+        "pictures": [str(name) for name in listed(first["pictures"])],
         "answers": [each and _answer(each, side) for each, side in zip(found, sides, strict=True)],
     }
 
 
 def _answer(sample: dict[str, Any], side: int | None) -> list[Any]:
     score, kept = sample["score"], sample["kept"]
-    masks = None if side is None or not _there(kept) else [_mask(patches, side) for patches in kept]
+    masks = None if side is None or not there(kept) else [_mask(patches, side) for patches in kept]
     return [
         _clipped(sample["answer"]),
-        float(score) if _there(score) else None,
+        float(score) if there(score) else None,
         masks,
-        bool(_there(sample["merged"]) and sample["merged"]),
-        [str(word) for word in _list(sample["words"])],
+        bool(there(sample["merged"]) and sample["merged"]),
+        [str(word) for word in listed(sample["words"])],
     ]
 
 
@@ -146,17 +138,8 @@ def _mask(patches: Any, side: int) -> str:
     return base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
 
 
-def _there(value: Any) -> bool:
-    """Whether it is neither None nor NaN."""
-    return not pd.api.types.is_scalar(value) or not pd.isna(value)
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if _there(value) else []
-
-
 def _clipped(value: Any) -> str:
-    shown = str(value) if _there(value) else ""
+    shown = str(value) if there(value) else ""
     return shown if len(shown) <= LETTERS else f"{shown[:LETTERS]}… ({len(shown):,} characters)"
 
 

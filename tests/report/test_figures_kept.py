@@ -1,5 +1,6 @@
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,25 @@ def test_without_pictures_columns_or_a_question_that_parts_there_is_no_section(f
     assert section(folder, FULL, IVTP, row("topk", {("vqa_count", 0), ("vqa_where", 1)})) == ""
     assert section(tmp_path / "elsewhere", FULL, IVTP, TOPK) == ""
     assert not (tmp_path / "out" / "kept.png").exists()
+
+
+def test_a_row_half_of_an_older_store_shows_what_it_has(folder, strips):
+    older = [row(m, set()) for m in ("full", "ivtp", "topk")]
+    both = []
+    for new, old in zip((FULL, IVTP, TOPK), older, strict=True):
+        few = old.samples[["task", "doc_id", "image_id", "question", "target", "answer", "score"]]
+        together = pd.concat([few.assign(task="vqa_older"), new.samples])
+        both.append(replace(new, samples=together))
+    said = section(folder, *both)
+    assert "older" not in said and [strip.head[:5] for strip in strips] == ["count", "where", "count"]
+    assert not any(panel.merged for strip in strips for panel in strip.panels)
+
+
+def test_patches_that_make_no_square_are_not_drawn(folder):
+    rows = [row(*each) for each in (("full", set()), ("ivtp", {("vqa_count", 1)}), ("topk", set()))]
+    for each in rows:
+        each.records[0]["tokens"]["patches"] = 20
+    assert section(folder, *rows) == ""
 
 
 def test_pictures_that_cannot_be_read_or_are_not_there_are_passed_over(folder, strips):

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from itertools import accumulate
-from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from harness.panels import Panel, Strip, draw
 from harness.report.compared import Compared
 from harness.report.figures.style import full_rows, save, short_name
 from harness.report.results import Results, Row
+from harness.report.stored import listed, side, there
 from harness.report.tables import in_main_table, short_names
 
 QUESTIONS, METHODS = 3, 4  # METHODS besides the full model
@@ -71,8 +71,8 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
 
 def _pictured(samples: pd.DataFrame, pictured: set[str]) -> pd.DataFrame:
     """Return the scored samples of one picture that the store has, by task and document."""
-    there = [len(names) == 1 and names[0] in pictured for names in samples["pictures"]]
-    return samples[there].dropna(subset="score").set_index(["task", "doc_id"])
+    known = [len(names) == 1 and names[0] in pictured for names in map(listed, samples["pictures"])]
+    return samples[known].dropna(subset="score").set_index(["task", "doc_id"])
 
 
 def _scores(tables: dict[int, pd.DataFrame], rows: list[int]) -> pd.DataFrame:
@@ -105,28 +105,25 @@ def _strips(
 ) -> Iterator[tuple[tuple[Any, ...], Strip]]:
     """Yield up to QUESTIONS questions whose files can be read, and what is drawn of them."""
     names = short_names(results.tasks)
-    side = _side(results.rows[columns[-1]])
+    along = side(results.rows[columns[-1]])
+    if along is None:
+        return
     found = 0
     for key in keys:
         asked = {i: tables[i].loc[key] for i in columns if key in tables[i].index}
         sample = next(iter(asked.values()))
-        picture = _picture(results.folder / "images" / f"{sample['pictures'][0]}.webp", side)
+        picture = _picture(results.folder / "images" / f"{sample['pictures'][0]}.webp", along)
         if picture is None or len(asked) < len(columns):
             continue
         head = f"{names.get(key[0], key[0])}: {_plain(sample['question'])} Expected: {_plain(sample['target'])}"
-        panels = [_panel(results, results.rows[i], each, side) for i, each in asked.items()]
-        yield key, Strip(picture, len(picture) // side, panels, head)
+        panels = [_panel(results, results.rows[i], each, along) for i, each in asked.items()]
+        yield key, Strip(picture, len(picture) // along, panels, head)
         found += 1
         if found == QUESTIONS:
             return
 
 
-def _side(row: Row) -> int:
-    """Return the patches along a picture, 0 where the record does not say."""
-    return isqrt(int(row.mean("tokens", "patches") or 0))
-
-
-def _picture(path: Path, side: int) -> NDArray[np.uint8] | None:
+def _picture(path: Path, along: int) -> NDArray[np.uint8] | None:
     """Return a picture [H, W, 3] if it can be read and patches fit into it."""
     try:
         with Image.open(path) as file:
@@ -134,14 +131,14 @@ def _picture(path: Path, side: int) -> NDArray[np.uint8] | None:
     except (OSError, ValueError):
         return None
     height, width = picture.shape[:2]
-    return picture if side and height == width and height % side == 0 else None
+    return picture if height == width and height % along == 0 else None
 
 
-def _panel(results: Results, row: Row, sample: pd.Series, side: int) -> Panel:
-    whole = range(side * side)
-    kept, words = _list(sample["kept"]), _list(sample["words"])
-    patches = whole if kept is None else [int(patch) for patch in kept[0] if patch in whole]
-    guiding = [_plain(word) for word in words or []]
+def _panel(results: Results, row: Row, sample: pd.Series, along: int) -> Panel:
+    whole = range(along * along)
+    kept, words = listed(sample["kept"]), listed(sample["words"])
+    patches = [int(patch) for patch in kept[0] if patch in whole] if kept else whole
+    guiding = [_plain(word) for word in words]
     question = " ".join(["guided by:", *guiding]) if guiding else ""
     ends = list(accumulate((1 + len(word) for word in guiding), initial=len("guided by:")))
     score = float(sample["score"])
@@ -149,19 +146,14 @@ def _panel(results: Results, row: Row, sample: pd.Series, side: int) -> Panel:
     return Panel(
         label=short_name(results, row),
         tokens=len(patches),
-        merged=bool(sample["merged"]),
+        merged=there(sample["merged"]) and bool(sample["merged"]),
         kept=patches,
         answer=_plain(sample["answer"]),
         question=question,
         spans=[(end + 1, end + 1 + len(word)) for end, word in zip(ends, guiding, strict=False)],
-        note="no word was relevant" if words == [] else "",
+        note="no word was relevant" if there(sample["words"]) and not words else "",
         verdict=verdict,
     )
-
-
-def _list(value: Any) -> list[Any] | None:
-    """Return a list of the store, None where there is none."""
-    return None if pd.api.types.is_scalar(value) else list(value)
 
 
 def _plain(value: object) -> str:

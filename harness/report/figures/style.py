@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from harness.report.compared import Compared
+from harness.report.names import parameters, settings
 from harness.report.results import Results, Row
-from harness.report.tables import in_main_table, varied
+from harness.report.tables import in_main_table
 
 # Okabe and Ito's colour-blind-safe palette; every method has a marker of its own as well, for print. Black and grey are
 # of the frontier and the full model.
@@ -27,14 +28,12 @@ Lines = dict[str, list[int]]  # the rows of each, by name
 
 def short_name(results: Results, row: Row) -> str:
     """Return a row's method and those of its parameters that vary in the sweep, but the budget."""
-    parameters = (f"{key} {row.parameters[key]}" for key in varied(results)[row.method])
-    return ", ".join([row.method, *(["adaptive"] if row.adaptive else []), *parameters])
+    return ", ".join([row.method, *(["adaptive"] if row.adaptive else []), *parameters(results, row)])
 
 
 def line_name(results: Results, row: Row) -> str:
     """Return the name of a row's line: everything that differs in the sweep but the budget."""
-    model = [row.model] if len({other.model for other in results.rows}) > 1 else []
-    return ", ".join([short_name(results, row), *model, *(f"{key} {row.setting[key]}" for key in results.differing)])
+    return ", ".join([short_name(results, row), *settings(results, row)])
 
 
 def scored_lines(results: Results, compared: Compared) -> Lines:
