@@ -45,7 +45,7 @@ class RemoteClaim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left.set()
-        self._thread.join()
+        self._thread.join(claim.BEAT)
         if self.held:
             with suppress(OSError):  # it goes stale
                 self.remote.remove(self.name)

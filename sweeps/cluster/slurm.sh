@@ -24,12 +24,12 @@ export RAY_ADDRESS=$ip:$((20000 + SLURM_JOB_ID % 10000)) # two jobs do not meet
 workers=$((SLURM_JOB_NUM_NODES - 1))
 trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
 
-first=$(hostname)
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$first" \
+first=${SLURMD_NODENAME:-$(hostname -s)}
+srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$first" \
   env -u RAY_ADDRESS ray start --head --block --node-ip-address="$ip" --port="${RAY_ADDRESS#*:}" \
   --include-dashboard=false --disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID" &
 if ((workers > 0)); then
-  srun --overlap --nodes="$workers" --ntasks="$workers" --exclude="$first" \
+  srun --overlap --cpu-bind=none --nodes="$workers" --ntasks="$workers" --exclude="$first" \
     env -u RAY_ADDRESS ray start --block --address="$RAY_ADDRESS" --disable-usage-stats &
 fi
 

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +105,22 @@ def test_the_files_name_options_that_there_are(name):
             assert option in helped.stdout
 
 
+@pytest.fixture
+def job_id() -> Iterator[str]:
+    """Yield a Slurm job's number; Ray's logs of it go."""
+    yield str(os.getpid())
+    shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
+
+
 @pytest.mark.cluster
-def test_the_slurm_script_runs_a_sweep_ends_in_order_and_goes_on(tmp_path):
+def test_the_slurm_script_runs_a_sweep_ends_in_order_and_goes_on(tmp_path, job_id):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "srun").write_text(SRUN)
     (tmp_path / "bin" / "srun").chmod(0o755)
     (tmp_path / "mine.yaml").write_text(SWEEP)
-    job = str(os.getpid())
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {"PATH": f"{tmp_path / 'bin'}:{BIN}:{env['PATH']}", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
-    env |= {"SLURM_JOB_ID": job, "SLURM_JOB_NUM_NODES": "3", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    env |= {"SLURM_JOB_ID": job_id, "SLURM_JOB_NUM_NODES": "3", "SLURM_SUBMIT_DIR": str(tmp_path)}
     command = [FILES / "slurm.sh", "mine.yaml", "--out", "shared"]
 
     def records() -> list[Path]:
@@ -129,7 +137,9 @@ def test_the_slurm_script_runs_a_sweep_ends_in_order_and_goes_on(tmp_path):
     done = len(records())
     assert f"stopped: {done} trials done now, " in said and f"{9 - done} left; the same command goes on" in said
     assert not [
-        each for each in psutil.process_iter(["cmdline"]) if f"/tmp/ray-{job}" in " ".join(each.info["cmdline"] or ())
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if f"/tmp/ray-{job_id}" in " ".join(each.info["cmdline"] or ())
     ]
 
     again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
