@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv ignores pip's settings, so a folder of wheels that pip is told of is passed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help install quickstart test test-cluster lint audit
+.PHONY: help install quickstart test test-cluster test-faults lint audit
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: install ## the test suite
 
 test-cluster: install ## a sweep as a job on a Ray cluster of three nodes here, minutes
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+test-faults: install ## kills at random points of sweeps, FAULTS_SEED=… for the same ones again (long)
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults" -s
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,176 @@
+"""Kills processes of a run at random points, and compares what is there in the end with an unbroken run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from harness.spec import load_sweep
+from harness.store import Store
+from tests.faults.driver import execute
+from tests.rays import node
+
+ROOT = Path(__file__).parents[2]
+
+
+def seeded() -> random.Random:
+    """Return what chooses the points, by FAULTS_SEED or a new seed, which is printed."""
+    seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"FAULTS_SEED={seed}")
+    return random.Random(seed)
+
+
+class Running:
+    """A run that is killed on its way, time and again, with the kills counted."""
+
+    def __init__(self, command: list[str], draw: random.Random) -> None:
+        self.command, self.draw = command, draw
+        self.kills: Counter[str] = Counter()
+        self.started: set[psutil.Process] = set()  # what the runs started, as far as it was seen
+
+    def start(self) -> "subprocess.Popen[str]":
+        """Start the run, or go on with it."""
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.process = psutil.Process(process.pid)
+        return process
+
+    def own(self, name: str) -> list[psutil.Process]:
+        """Return what the run itself has started under this name."""
+        self._look()
+        return [each for each in self.started if _named(each, name)]
+
+    def _look(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self.started |= {*self.process.children(recursive=True)}
+
+    def kill(self, kind: str, process: psutil.Process) -> None:
+        """Kill a process, if it has not gone meanwhile."""
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+            self.kills[kind] += 1
+
+    def driver(self, seconds: float) -> None:
+        """Kill the run itself at a random point: as it starts, or when it has the folder and trials run."""
+        with self.start() as process:
+            assert process.stdout is not None
+            if self.draw.random() < 0.75:
+                process.stdout.readline()
+            time.sleep(self.draw.uniform(0, seconds))
+            if process.poll() is None:
+                self._look()
+                self.kill("driver", self.process)
+
+    def meanwhile(self, strikes: list[Callable[[], bool]], seconds: float) -> str:
+        """Strike at random points of one run, each until it has hit something; return what the run said."""
+        with self.start() as process:
+            assert process.stdout is not None
+            for strike in strikes:
+                time.sleep(self.draw.uniform(0, seconds))
+                while process.poll() is None and not strike():
+                    time.sleep(0.1)
+            said = process.stdout.read()
+            process.wait(240)
+        return said
+
+    def one_of(self, kind: str, find: Callable[[], list[psutil.Process]]) -> bool:
+        """Kill one of the processes found."""
+        found = find()
+        if found:
+            self.kill(kind, self.draw.choice(found))
+        return bool(found)
+
+    def finish(self) -> str:
+        """Let the run go to its end and return what it said."""
+        done = self.start()
+        said, _ = done.communicate(timeout=400)
+        assert done.returncode == 0, said
+        return said
+
+
+def workers(cluster: Cluster) -> list[psutil.Process]:
+    """Return the processes that run trials on a cluster's nodes."""
+    found = []
+    for each in cluster.list_all_nodes():
+        for raylet in each.all_processes.get("raylet", []):
+            with suppress(psutil.NoSuchProcess):
+                children = psutil.Process(raylet.process.pid).children()
+                found += [child for child in children if _named(child, "ray::Worker")]
+    return found
+
+
+def _named(process: psutil.Process, start: str) -> bool:
+    try:
+        words = process.cmdline()
+        return bool(words) and Path(words[0]).name.startswith(start)
+    except psutil.Error:
+        return False
+
+
+def check_cells(file: Path, folder: Path) -> None:
+    """Check that every cell is there once, as an unbroken run gives it, and nothing else is."""
+    trials, store = load_sweep(file).trials(), Store(folder)
+    expected = {trial.id: execute(trial) for trial in trials}
+    assert {path.name for path in folder.iterdir()} == {*expected, "images"}
+    for trial in trials:
+        result = expected[trial.id]
+        assert result.samples is not None and result.pictures is not None
+        files = sorted(path.name for path in (folder / trial.id).iterdir())
+        assert files == ["record.json", "samples.parquet", "trial.yaml"]
+        assert json.loads((folder / trial.id / "record.json").read_text()) == result.record
+        there = store.samples(trial.id)
+        assert there is not None and there.equals(result.samples)
+        assert all((folder / "images" / f"{name}.webp").read_bytes() == data for name, data in result.pictures.items())
+    assert len(store.records()) == len(trials)
+
+
+def check_gone(processes: list[psutil.Process], seconds: float = 120) -> None:
+    """Check that the processes end within the time; Ray's agents take 80 s to find that they are alone."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    left = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not left, [each.cmdline()[:3] for each in left]
+
+
+def of_this_process() -> list[psutil.Process]:
+    """Return all that this process has started, directly or not."""
+    return psutil.Process().children(recursive=True)
+
+
+def nodes(count: int) -> Cluster:
+    """Return a cluster whose head runs no trials and so many more nodes that run two each; of 0 the head runs two."""
+    cluster = Cluster(initialize_head=True, head_node_args=node(cpus=0 if count else 2))
+    for _ in range(count):
+        cluster.add_node(**_worker_node())
+    return cluster
+
+
+def _worker_node() -> dict[str, Any]:
+    arguments = node(cpus=2)
+    return {key: value for key, value in arguments.items() if key not in ("include_dashboard", "no_monitor")}
+
+
+def lose_a_node(cluster: Cluster, running: Running) -> bool:
+    """Kill a node's raylet, and have another node instead. Not in a thread: a node dies with the one that starts it."""
+    lost = running.draw.choice([each for each in cluster.list_all_nodes() if each is not cluster.head_node])
+    running.kill("raylet", psutil.Process(lost.all_processes["raylet"][0].process.pid))
+    cluster.add_node(**_worker_node())
+    cluster.remove_node(lost, allow_graceful=False)
+    return True
+
+
+def python(script: Path, *arguments: object) -> list[str]:
+    """Return a command line."""
+    return [sys.executable, "-m", ".".join(script.relative_to(ROOT).with_suffix("").parts), *map(str, arguments)]

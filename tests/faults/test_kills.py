@@ -1,0 +1,127 @@
+"""SIGKILL of the driver, of workers, of nodes at random points of a sweep, which then goes on to its end."""
+
+import random
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.store import Store
+from tests.faults import driver
+from tests.faults.killing import (
+    Running,
+    check_cells,
+    check_gone,
+    lose_a_node,
+    nodes,
+    of_this_process,
+    python,
+    seeded,
+    workers,
+)
+
+QUICK = "model: [a, b]\ntasks: t\ntokens: {tokens}\nmethods: [full, random, topk]\n"
+REAL = """
+model: pocket
+tasks: pocket_tiny
+limit: 2
+measure: [accuracy, tokens]
+tokens: 16
+methods: [full, topk, tome]
+"""
+
+
+@pytest.fixture(scope="module")
+def draw() -> random.Random:
+    return seeded()
+
+
+def sweep(folder: Path, tokens: int) -> Path:
+    path = folder / "quick.yaml"
+    path.write_text(QUICK.replace("{tokens}", str([*range(1, tokens + 1)])))
+    return path
+
+
+def running(file: Path, out: Path, address: str, draw: random.Random) -> Running:
+    return Running(python(Path(driver.__file__), file, out, address), draw)
+
+
+def test_a_sweep_that_is_killed_goes_on(tmp_path, draw):
+    """Short: one node, two kills of the driver and three of workers."""
+    file, out = sweep(tmp_path, 6), tmp_path / "out"
+    cluster = nodes(0)
+    run = running(file, out, cluster.address, draw)
+    run.driver(2.0)
+    run.meanwhile([partial(run.one_of, "worker", partial(workers, cluster))] * 3, 1.0)
+    run.driver(2.0)
+    said = run.finish()
+    started = of_this_process()
+    cluster.shutdown()
+    assert said.endswith("over\n") and run.kills["driver"] == 2
+    check_cells(file, out)
+    check_gone(started)
+
+
+@pytest.mark.faults
+def test_fifty_kills(tmp_path, draw):
+    """Long: two nodes, drivers, workers and raylets in turns until there were enough."""
+    cluster = nodes(2)
+    total: Counter[str] = Counter()
+    rounds = 0
+    while total.total() < 52 or total["driver"] < 12 or total["raylet"] < 8:
+        rounds += 1
+        assert rounds < 20, total
+        out = tmp_path / f"round{rounds}"
+        out.mkdir()
+        file = sweep(out, 60)
+        run = running(file, out / "out", cluster.address, draw)
+        strikes = [partial(run.one_of, "worker", partial(workers, cluster))] * 7
+        strikes += [partial(lose_a_node, cluster, run)] * 2
+        draw.shuffle(strikes)
+        run.driver(5.0)
+        run.meanwhile(strikes[:5], 1.0)
+        run.driver(5.0)
+        run.meanwhile(strikes[5:], 1.0)
+        while run.kills["driver"] < 4 and total["driver"] < 12 and len(Store(out / "out").records()) < 200:
+            run.driver(4.0)
+        run.finish()
+        check_cells(file, out / "out")
+        total += run.kills
+        print(f"round {rounds}: {dict(run.kills)}", flush=True)
+    started = of_this_process()
+    cluster.shutdown()
+    check_gone(started)
+    print(f"killed {dict(total)}, {sum(total.values())} in all, in {rounds} sweeps of 242 trials each", flush=True)
+
+
+@pytest.mark.faults
+def test_a_real_sweep_on_a_ray_of_its_own(tmp_path, draw):
+    """Long: the pocket model, `vtbench run` as people call it; its driver, a worker and its raylet are killed."""
+    file = tmp_path / "real.yaml"
+    file.write_text(REAL)
+
+    def command(name: str) -> list[str]:
+        places = ["--out", str(tmp_path / name), "--reports", str(tmp_path / f"{name}-reports")]
+        return [sys.executable, "-m", "tests.faults.real", "run", str(file), *places, "--retry-failed"]
+
+    Running(command("unbroken"), draw).finish()
+    run = Running(command("broken"), draw)
+    run.driver(25.0)
+    run.meanwhile([partial(run.one_of, "worker", partial(run.own, "ray::Worker"))] * 2, 8.0)
+    run.meanwhile([partial(run.one_of, "raylet", partial(run.own, "raylet"))], 20.0)
+    run.finish()
+    unbroken, broken = Store(tmp_path / "unbroken" / "real"), Store(tmp_path / "broken" / "real")
+    assert len(broken.records()) == len(unbroken.records()) == 3 and broken.failures() == []
+    for one, other in zip(unbroken.records(), broken.records(), strict=True):
+        for key in one.keys() - {"provenance"}:
+            assert one[key] == other[key]
+        pd.testing.assert_frame_equal(unbroken.samples(one["id"]), broken.samples(one["id"]))
+    for store in (unbroken, broken):
+        names = {path.name for path in store.folder.rglob("*") if "wandb" not in path.parts}
+        assert not [name for name in names if name.startswith(".")]
+    check_gone([*run.started])
+    print(f"killed {dict(run.kills)} of a real sweep", flush=True)
+    assert run.kills.total() >= 3
