@@ -1,4 +1,4 @@
-"""The Pareto frontier of costs and scores: what no other configuration beats, and what one surely does."""
+"""The Pareto frontier of costs and scores: what no other configuration beats, and whose interval lies below one's."""
 
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeVar
@@ -29,10 +29,11 @@ def frontier(points: Mapping[Key, Point]) -> list[Key]:
     return sorted((key for key in points if not dominated(points[key])), key=lambda key: points[key].cost.mean)
 
 
-def beaten(points: Mapping[Key, Point]) -> set[Key]:
-    """Return the points that another surely dominates: its score's interval lies above, its cost's not to the right.
+def below(points: Mapping[Key, Point]) -> set[Key]:
+    """Return the points whose score's interval lies wholly below that of another, whose cost's is not to the right.
 
-    Points without an interval beat none and are not beaten.
+    Intervals are held against each other two by two: nothing is paired, nor corrected for many comparisons. Points
+    without an interval are never apart.
     """
     return {
         key

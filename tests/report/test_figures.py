@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -84,13 +85,43 @@ def test_the_text_names_what_is_on_the_frontier(tmp_path):
     assert section.count("On the frontier, with their budgets: ivtp (16); full.") == 4
 
 
-def test_the_frontier_goes_in_steps_through_the_best_and_what_is_surely_beaten_is_hollow(tmp_path, seen):
+def test_the_frontier_goes_in_steps_through_the_best_and_what_has_its_interval_apart_is_hollow(tmp_path, seen):
     drawn(SOME, tmp_path)
     (axes,) = seen["accuracy_tokens.png"].axes
     (steps,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
     assert steps.get_xydata() == pytest.approx(np.array([(16, 80), (576, 90), (576, 90)]))
     hollow = [line.get_ydata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert hollow == pytest.approx([20, 20])
+
+
+def crosses(figure) -> list[tuple[float, float]]:
+    return sorted(tuple(line.get_xydata()[0].round(6)) for line in figure.axes[0].lines if line.get_marker() == "x")
+
+
+def test_times_on_a_device_that_others_used_are_crossed_and_on_no_frontier(tmp_path, seen):
+    shared = [replace(each, records=[{**each.records[0]}]) for each in SOME]
+    for each in shared[-1], shared[0]:
+        each.records[0]["latency"] = each.records[0]["latency"] | {"exclusive": False}
+    section, _ = drawn(shared, tmp_path)
+    assert (shared[-1].method, shared[-1].tokens) == ("topk", 16)
+    assert crosses(seen["accuracy_time.png"]) == [(16, 20), (576, 90)]
+    assert crosses(seen["accuracy_kv.png"]) == []
+    assert "On the frontier, with their budgets: ivtp (16). What was timed while others used the device (×)" in section
+    for each in shared:
+        each.records[0]["latency"] = each.records[0]["latency"] | {"exclusive": False}
+    section, _ = drawn(shared, tmp_path)
+    assert "against prefill time. What was timed while others used the device" in section
+    assert len(crosses(seen["accuracy_time.png"])) == 5
+
+
+def test_what_has_no_budget_is_crossed_and_on_no_frontier_of_budgets(tmp_path, seen):
+    adaptive = row("prumerge", 0.95)
+    adaptive.records[0]["tokens"] |= {"mean_llm": 20}
+    section, _ = drawn([*SOME, adaptive], tmp_path)
+    assert crosses(seen["accuracy_tokens.png"]) == [(pytest.approx(20, rel=0.1), 95)]
+    at = "Average score against the nominal budget of visual tokens"
+    assert f"![{at}" in section and f"\n{at}. On the frontier, with their budgets: ivtp (16); full. What has" in section
+    assert crosses(seen["accuracy_flops.png"]) == [] and "ivtp (16); prumerge, adaptive." in section
 
 
 def test_the_full_models_interval_is_a_band_and_bars_are_the_intervals(tmp_path, seen):
@@ -165,6 +196,17 @@ def test_tokens_per_layer_are_steps_and_methods_that_keep_the_same_share_a_line(
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "1", "2"]
     assert axes.get_title("left") == "64 tokens"
     assert "at 64 tokens](mine/layers.png)" in section and "Drawn are" not in section
+
+
+def test_a_row_of_other_layers_than_its_models_or_of_trials_that_differ_is_left_out(tmp_path, seen):
+    rows = [unscored(m, {"tokens": 64}, [64, 64]) for m in ("topk", "tome")]
+    odd, torn = unscored("evit", {"tokens": 64}, [64, 64, 64]), unscored("ivtp", {"tokens": 64}, [60, 60])
+    torn.records.append({**torn.records[0], "tokens": tokens([60, 60, 60])})
+    drawn([odd, *rows, torn], tmp_path)
+    (axes,) = seen["layers.png"].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["tome; topk"]
+    rows = [unscored("topk", {"tokens": 64}, [64, 64]), torn]
+    assert "layers.png" in drawn([torn, *rows], tmp_path)[0] and drawn([torn], tmp_path)[0] == ""
 
 
 def test_what_changes_no_tokens_makes_no_line_and_what_does_is_named(tmp_path, seen):

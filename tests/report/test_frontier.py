@@ -1,6 +1,6 @@
 from math import nan
 
-from harness.report.frontier import Point, beaten, frontier
+from harness.report.frontier import Point, below, frontier
 from harness.report.statistics import Interval
 
 
@@ -25,29 +25,29 @@ def test_the_frontier_by_hand():
     assert frontier({}) == [] and frontier({"e": POINTS["e"]}) == ["e"]
 
 
-def test_what_is_beaten_for_sure_by_hand():
+def test_whose_interval_lies_below_by_hand():
     # b: c's interval begins at 0.66, above b's end. e: even a's begins above e's end. d overlaps with c.
-    assert beaten(POINTS) == {"b", "e"}
+    assert below(POINTS) == {"b", "e"}
 
 
 def test_equals_are_both_on_the_frontier():
     twins = {"x": POINTS["c"], "y": POINTS["c"], "z": point(2, 0.70, 0.1, 0.9)}
-    assert frontier(twins) == ["x", "y", "z"] and beaten(twins) == set()
+    assert frontier(twins) == ["x", "y", "z"] and below(twins) == set()
 
 
-def test_intervals_that_touch_do_not_beat():
-    assert beaten({"x": point(1, 0.6, 0.5, 0.7), "y": point(1, 0.4, 0.3, 0.5)}) == set()
-    assert beaten({"x": point(1, 0.6, 0.51, 0.7), "y": point(1, 0.4, 0.3, 0.5)}) == {"y"}
+def test_intervals_that_touch_are_not_apart():
+    assert below({"x": point(1, 0.6, 0.5, 0.7), "y": point(1, 0.4, 0.3, 0.5)}) == set()
+    assert below({"x": point(1, 0.6, 0.51, 0.7), "y": point(1, 0.4, 0.3, 0.5)}) == {"y"}
 
 
-def test_a_cost_that_spreads_into_the_other_does_not_beat():
+def test_a_cost_that_spreads_into_the_other_is_not_apart():
     fast, slow = Interval(1.0, 0.8, 1.6), Interval(2.0, 1.5, 2.5)
     points = {"x": Point(fast, Interval(0.9, 0.8, 1.0)), "y": Point(slow, Interval(0.3, 0.2, 0.4))}
-    assert frontier(points) == ["x"] and beaten(points) == set()
+    assert frontier(points) == ["x"] and below(points) == set()
     points["y"] = points["y"]._replace(cost=Interval(2.0, 1.6, 2.5))
-    assert beaten(points) == {"y"}
+    assert below(points) == {"y"}
 
 
-def test_what_has_no_interval_neither_beats_nor_is_beaten():
+def test_what_has_no_interval_is_never_apart():
     points = {"x": point(1, 0.9, nan, nan), "y": point(1, 0.1, 0.0, 0.2), "z": point(1, 0.05, nan, nan)}
-    assert frontier(points) == ["x"] and beaten(points) == set()
+    assert frontier(points) == ["x"] and below(points) == set()

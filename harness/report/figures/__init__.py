@@ -16,9 +16,9 @@ __all__ = ["heat_map", "kept_section", "section"]
 
 READING = (
     "Bars are 95 % bootstrap intervals over images. The black steps are the Pareto frontier: the best average so far "
-    "at each cost; nothing costs as little as a point on the line and scores more. A hollow point is beaten for sure: "
-    "the interval of something that costs no more lies wholly above its own (and in time its quartiles before). A "
-    "filled point off the line is within the intervals.\n"
+    "at each cost; nothing costs as little as a point on the line and scores more. Of a hollow point the intervals are "
+    "apart: that of something that costs no more lies wholly above its own (and in time its quartiles before). This is "
+    "neither paired nor corrected for many comparisons, as the signs in the tables are.\n"
 )
 
 
@@ -37,20 +37,18 @@ def _curves(results: Results, compared: Compared, folder: Path, link: str, conve
         return [f"Scores are not drawn: a figure holds {MOST} lines, and this sweep has {len(lines)}.\n"]
     parts = []
     for cost in costs(results, convention):
-        best = accuracy(results, compared, lines, cost, folder / f"accuracy_{cost.name}.png")
-        if best is not None:
+        said = accuracy(results, compared, lines, cost, folder / f"accuracy_{cost.name}.png")
+        if said is not None:
             seen = f"Average score against {cost.words}, a line a method, with intervals and the Pareto frontier"
             parts.append(f"![{text(seen)}]({link}/accuracy_{cost.name}.png)\n")
-            parts.append(
-                f"Average score against {cost.words}. On the frontier, with their budgets: {text('; '.join(best))}.\n"
-            )
+            parts.append(f"Average score against {cost.words}. {text(said)}\n")
     tokens = costs(results, convention)[0]
     there = score_by_task(results, compared, lines, tokens, folder / "tasks.png")
     if there:
         parts.append(
-            f"![Score against visual tokens of each task, a line a method, with intervals]({link}/tasks.png)\n"
+            f"![Score against {tokens.words} of each task, a line a method, with intervals]({link}/tasks.png)\n"
         )
-        parts.append("Score against visual tokens, task by task; the band is the full model's interval.\n")
+        parts.append(f"Score against {tokens.words}, task by task; the band is the full model's interval.\n")
     elif there is False:
         parts.append(
             f"Scores of each task are not drawn: these are {len(lines)} methods, more than can be read there.\n"
@@ -68,8 +66,8 @@ def _layers(results: Results, folder: Path, link: str) -> list[str]:
     at = text("; ".join(drawn.panels))
     return [
         f"![Visual tokens per layer of the ViT and then of the LLM, as steps, at {at}]({link}/layers.png)\n",
-        f"Visual tokens that enter each layer, means over samples; methods that keep the same share a line, and lines "
-        f"stand a hair apart.{some}\n",
+        f"Visual tokens that enter each layer, means over samples and then over a row's trials; methods that keep the "
+        f"same share a line, and lines stand a hair apart.{some}\n",
     ]
 
 

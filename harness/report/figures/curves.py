@@ -1,8 +1,9 @@
 """Accuracy against what it costs: tokens, FLOPs, time or memory, with intervals and the Pareto frontier."""
 
+from collections.abc import Collection
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,27 +24,34 @@ from harness.report.figures.style import (
     plt,
     save,
 )
-from harness.report.frontier import Point, beaten, frontier
+from harness.report.frontier import Point, below, frontier
 from harness.report.results import Results, Row
 from harness.report.statistics import Interval
 from harness.report.tables import flops_unit
 
+CROSS: dict[str, Any] = {"color": "#000000", "marker": "x", "ms": 8, "mew": 1.1, "linestyle": "none", "zorder": 4}
+
 
 class Cost(NamedTuple):
-    """A kind of cost: the file's name, its words in the text and along the axis, each row's, and whether by octaves."""
+    """A kind of cost: the file's name, its words in the text and along the axis, each row's, and whether by octaves.
+
+    outside: rows whose cost is of another kind than the others', which no frontier takes, and why.
+    """
 
     name: str
     words: str
     label: str
     of: dict[int, Interval]
     octaves: bool
+    outside: frozenset[int] = frozenset()
+    why: str = ""
 
 
 def costs(results: Results, convention: str) -> list[Cost]:
     """Return what the rows cost, in every kind."""
     unit, divisor = flops_unit(results, convention)
     clocks = sorted({r["latency"]["clock"] for row in results.rows for r in row.records if r["latency"]})
-    adapts = any(row.adaptive for row in results.rows)
+    free = frozenset(i for i, row in enumerate(results.rows) if row.tokens is None and row.method != "full")
 
     def counted(*keys: str, divisor: float = 1) -> dict[int, Interval]:
         found = {i: value for i, row in enumerate(results.rows) if (value := row.mean(*keys)) is not None}
@@ -58,10 +66,12 @@ def costs(results: Results, convention: str) -> list[Cost]:
     return [
         Cost(
             "tokens",
-            "visual tokens",
-            f"visual tokens (nominal budget{', adaptive: realised mean' if adapts else ''})",
+            "the nominal budget of visual tokens",
+            f"visual tokens (nominal budget{'; ×: realised mean' if free else ''})",
             counted("tokens", "mean_llm") | tokens,
             True,
+            free,
+            "What has no budget stands at its realised mean over images and LLM layers (×), not in this frontier.",
         ),
         Cost(
             "flops",
@@ -70,7 +80,15 @@ def costs(results: Results, convention: str) -> list[Cost]:
             counted("flops", "total", convention, divisor=divisor),
             False,
         ),
-        Cost("time", "prefill time", f"ms of vision and prefill ({', '.join(clocks)}; bars: quartiles)", timed, False),
+        Cost(
+            "time",
+            "prefill time",
+            f"ms of vision and prefill ({', '.join(clocks)}; bars: quartiles)",
+            timed,
+            False,
+            frozenset(i for i in timed if not results.rows[i].alone),
+            "What was timed while others used the device (×) is not in this frontier.",
+        ),
         Cost(
             "kv",
             "KV-cache bytes",
@@ -81,11 +99,11 @@ def costs(results: Results, convention: str) -> list[Cost]:
     ]
 
 
-def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, path: Path) -> list[str] | None:
+def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, path: Path) -> str | None:
     """Draw one line a method, on several panels where there are many, each with the others behind it in grey.
 
-    The full model is a dashed line with its interval as a band. Returns the names of what is on the frontier, None
-    where nothing is drawn: fewer than two pruned rows differ in cost.
+    The full model is a dashed line with its interval as a band. Returns what is on the frontier and what cannot be, in
+    words; None where nothing is drawn: fewer than two pruned rows differ in cost.
     """
     points = {i: Point(cost.of[i], compared.average[i]) for rows in lines.values() for i in rows if i in cost.of}
     if len({point.cost.mean for point in points.values()}) < 2:
@@ -95,9 +113,11 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
     peers: dict[tuple[str, str], dict[int, Point]] = {}  # what answered the same questions with the same model
     for i, point in points.items():
         row = results.rows[i]
-        peers.setdefault((row.model, str(row.setting)), {})[i] = point
+        if i not in cost.outside:
+            peers.setdefault((row.model, str(row.setting)), {})[i] = point
     best = [frontier(each) for each in peers.values()]
-    hollow = set().union(*(beaten(each) for each in peers.values()))
+    hollow = set().union(*(below(each) for each in peers.values()))
+    crossed = points.keys() & cost.outside
 
     groups = panels(lines)
     columns = min(2, len(groups))
@@ -115,23 +135,26 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
         axes.set_axisbelow(True)
         axes.tick_params(labelbottom=True)
         shared = draw_full(axes, results, {i: compared.average[i] for i in whole}, cost)
-        shared.append(_draw_frontier(axes, points, best))
+        shared += _draw_frontier(axes, points, best)
         for name in [name for name in lines if name not in own]:
             behind = sorted((points[i].cost.mean, 100 * points[i].score.mean) for i in lines[name] if i in points)
             axes.plot(*zip(*behind, strict=True), color=OTHERS, linewidth=0.8, zorder=1) if behind else None
-        keys = draw_lines(axes, own, lines, points, cost, hollow)
+        keys = draw_lines(axes, own, lines, points, cost, hollow, crossed)
         scale(axes, results, cost)
         if len(groups) > 1:
             axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, fontsize=9)
     shared.append(
-        Line2D([], [], color=FULL, marker="o", markerfacecolor="white", linestyle="none", label="beaten for sure")
+        Line2D([], [], color=FULL, marker="o", markerfacecolor="white", linestyle="none", label="intervals apart")
     )
+    shared += [Line2D([], [], label="not in the frontier", **CROSS)] if crossed else []
     if len(groups) == 1:
         figure.legend(handles=[*keys, *shared], loc="outside right upper", frameon=False, fontsize=9)
     else:
         figure.legend(handles=shared, loc="outside upper center", ncols=len(shared), frameon=False, fontsize=9)
     save(figure, path)
-    return [_named(results, results.rows[i]) for each in best for i in each]
+    names = [_named(results, results.rows[i]) for each in best for i in each]
+    said = [f"On the frontier, with their budgets: {'; '.join(names)}."] if names else []
+    return " ".join([*said, *([cost.why] if crossed else [])])
 
 
 def _named(results: Results, row: Row) -> str:
@@ -151,12 +174,13 @@ def scale(axes: Axes, results: Results, cost: Cost) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_frontier(axes: Axes, points: dict[int, Point], best: list[list[int]]) -> Line2D:
+def _draw_frontier(axes: Axes, points: dict[int, Point], best: list[list[int]]) -> list[Line2D]:
     for each in best:
         steps = [(points[i].cost.mean, 100 * points[i].score.mean) for i in each]
         steps.append((max(point.cost.mean for point in points.values()), steps[-1][1]))
         axes.plot(*zip(*steps, strict=True), color=FRONTIER, linewidth=0.9, drawstyle="steps-post", zorder=1.5)
-    return Line2D([], [], color=FRONTIER, linewidth=0.9, drawstyle="steps-post", label="Pareto frontier")
+    key = Line2D([], [], color=FRONTIER, linewidth=0.9, drawstyle="steps-post", label="Pareto frontier")
+    return [key] if best else []
 
 
 def draw_full(axes: Axes, results: Results, scores: dict[int, Interval], cost: Cost) -> list[Line2D]:
@@ -169,11 +193,18 @@ def draw_full(axes: Axes, results: Results, scores: dict[int, Interval], cost: C
         axes.axhspan(low, high, color=FULL, alpha=0.12, linewidth=0)
         if i in cost.of:
             axes.plot([cost.of[i].mean], [mean], color=FULL, marker="P", linestyle="none")
+            axes.plot([cost.of[i].mean], [mean], **CROSS) if i in cost.outside else None
     return keys
 
 
 def draw_lines(
-    axes: Axes, own: list[str], lines: Lines, points: dict[int, Point], cost: Cost, hollow: set[int]
+    axes: Axes,
+    own: list[str],
+    lines: Lines,
+    points: dict[int, Point],
+    cost: Cost,
+    hollow: Collection[int] = (),
+    crossed: Collection[int] = (),
 ) -> list[Line2D]:
     """Draw a panel's lines with intervals, neighbours a little apart along octaves, and return the legend's keys."""
     keys = []
@@ -190,6 +221,7 @@ def draw_lines(
         )
         for x, y, i in zip(xs, ys, order, strict=True):
             axes.plot(x, y, color=color, marker=marker, mfc="white" if i in hollow else color, ms=5.5)
+            axes.plot(x, y, **CROSS) if i in crossed else None
         keys.append(Line2D([], [], color=color, marker=marker, lw=1.4, ms=5.5, label=name))
     return keys
 

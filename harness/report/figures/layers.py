@@ -35,14 +35,20 @@ class Drawn(NamedTuple):
 def tokens_per_layer(results: Results, path: Path) -> Drawn | None:
     """Draw tokens per layer, a panel a budget and what keeps the same as one line; None where no record has them.
 
-    Budgets of fewer than half as many methods as others are left out, then all but the first, the middle and the last.
+    Budgets of fewer than half as many methods as others are left out, then all but the first, the middle and the last;
+    so is a row whose trials, or whose model's other rows, have another number of layers.
     """
     rows: dict[tuple[str, str], list[Row]] = {}
     whole: dict[str, Profile] = {}
-    for row in (results.rows[i] for i in in_main_table(results)):
-        if row.method == "full" and (profile := _profile(row)):
+    found = [(row, profile) for i in in_main_table(results) if (profile := _profile(row := results.rows[i]))]
+    depths = Counter((row.model, _depth(profile)) for row, profile in found)
+    depth = {model: depth for (model, depth), _ in reversed(depths.most_common())}
+    for row, profile in found:
+        if _depth(profile) != depth[row.model]:
+            continue
+        if row.method == "full":
             whole.setdefault(row.model, profile)
-        elif _profile(row):
+        else:
             rows.setdefault((row.model, row.budget), []).append(row)
     if not rows:
         return None
@@ -71,9 +77,14 @@ def tokens_per_layer(results: Results, path: Path) -> Drawn | None:
 
 
 def _profile(row: Row) -> Profile | None:
-    """Return a row's tokens to the tenth, for they are means over samples."""
+    """Return a row's tokens to the tenth, for they are means; None where its trials have none or of other layers."""
     vit, llm = ([found for record in row.records if (found := dig(record, "tokens", key))] for key in ("vit", "llm"))
-    return (_mean(vit), _mean(llm)) if vit and llm else None
+    alike = len(set(map(len, vit))) == len(set(map(len, llm))) == 1
+    return (_mean(vit), _mean(llm)) if alike else None
+
+
+def _depth(profile: Profile) -> tuple[int, int]:
+    return len(profile[0]), len(profile[1])
 
 
 def _mean(towers: list[list[float]]) -> tuple[float, ...]:

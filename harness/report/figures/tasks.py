@@ -39,7 +39,7 @@ def score_by_task(results: Results, compared: Compared, lines: Lines, cost: Cost
         scores = {i: found[task] for i, found in compared.scores.items() if task in found}
         points = {i: Point(cost.of[i], scores[i]) for name in own for i in lines[name] if i in cost.of and i in scores}
         whole = draw_full(axes, results, {i: scores[i] for i in full_rows(results, compared) if i in scores}, cost)
-        keys = draw_lines(axes, own, lines, points, cost, set())
+        keys = draw_lines(axes, own, lines, points, cost)
         scale(axes, results, cost)
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
