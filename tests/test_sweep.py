@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from harness import sweep as engine
 from harness.errors import VtbenchError
 from harness.spec import Resources, Sweep, Trial, load_sweep
 from harness.store import Result, Store
@@ -130,6 +131,45 @@ def test_a_trial_beyond_its_time_limit_fails_alone(tmp_path, cluster):
     assert (failed.method, why) == ("random", "stopped after 3 s, its time limit")
     assert store.failure(failed.id) == why
     assert len({record["pid"] for record in store.records()}) == 2  # before it, and a fresh worker after it
+
+
+def test_a_dead_worker_s_trial_goes_to_one_that_has_nothing_to_do(tmp_path, cluster):
+    trials = [each for each in sweep(tmp_path, "model: a\ntokens: 16\n").trials() if each.method in ("full", "tome")]
+    died = tmp_path / "died"
+
+    def prepare(device: str):
+        def execute(trial: Trial):
+            while trial.method == "full" and not died.exists():  # till both workers have had a trial
+                time.sleep(0.05)
+            if trial.method == "tome" and not died.exists():
+                died.touch()
+                time.sleep(2)
+                os._exit(1)
+            return Result({"id": trial.id, "pid": os.getpid()}, None)
+
+        return execute
+
+    store = Store(tmp_path / "results")
+    assert run(trials, store, Resources(cpus=1), address=cluster, prepare=prepare).done == 2
+    assert len({record["pid"] for record in store.records()}) == 1
+
+
+def test_when_the_places_of_all_workers_are_gone_it_gives_up(tmp_path, cluster, monkeypatch):
+    calls = []
+
+    def places(resources: Resources) -> int:
+        calls.append(resources)
+        if len(calls) > 1:
+            raise VtbenchError("resources.cpus: 50 is not possible; Ray has 2 here")
+        return 1
+
+    monkeypatch.setattr(engine, "places", places)
+    monkeypatch.setattr(engine, "PATIENCE", 1.0)
+    with pytest.raises(
+        VtbenchError, match=r"^no worker can start any more: resources.cpus: 50 is not possible; Ray has"
+    ):
+        run(sweep(tmp_path, "model: a\ntokens: 16\n").trials(), Store(tmp_path), Resources(cpus=50), address=cluster)
+    assert len(calls) > 2
 
 
 INTERRUPTED = """
