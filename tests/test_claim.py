@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import claim
+from harness import claim, cli
 from harness.claim import Claim, LostClaimError
 from harness.errors import VtbenchError
 
@@ -113,3 +113,23 @@ def test_of_many_at_once_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert len(got) == 1 and len(refused) == 7 and list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_says_who_has_the_folder_and_a_report_needs_no_claim(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "x.yaml", tmp_path / "out"
+    file.write_text("model: llava-1.5-7b\ntext_tokens: 8\nmethods: full\n")
+
+    def vtbench(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["vtbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    with Claim(out / "x"):
+        assert vtbench("run", file, "--out", out) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"vtbench: {out}/x: process {os.getpid()} on ") and said.count("\n") == 1
+        assert [path.name for path in (out / "x").iterdir()] == [".claim-1"]
+        assert vtbench("report", "x", "--results", out) == 2
+        assert "no results to report" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from harness import sweep as engine
+from harness.claim import LostClaimError
 from harness.errors import VtbenchError
 from harness.spec import Resources, Sweep, Trial, load_sweep
 from harness.store import Result, Store
@@ -170,6 +171,25 @@ def test_when_the_places_of_all_workers_are_gone_it_gives_up(tmp_path, cluster, 
     ):
         run(sweep(tmp_path, "model: a\ntokens: 16\n").trials(), Store(tmp_path), Resources(cpus=50), address=cluster)
     assert len(calls) > 2
+
+
+def test_a_run_that_has_lost_its_folder_stores_no_more(tmp_path, cluster):
+    store, log = Store(tmp_path / "results"), tmp_path / "log"
+
+    def check() -> None:
+        if log.exists():  # a trial runs
+            raise LostClaimError("taken over")
+
+    with pytest.raises(LostClaimError):
+        run(
+            sweep(tmp_path, "model: a\ntokens: 16\n").trials(),
+            store,
+            Resources(cpus=2),
+            address=cluster,
+            prepare=fake(log, kind=True),
+            check=check,
+        )
+    assert not store.folder.exists()
 
 
 INTERRUPTED = """
