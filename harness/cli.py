@@ -238,6 +238,7 @@ def run_trials(
             sweep.axes.resources,
             address=address,
             time_limit=sweep.axes.time_limit,
+            shards=sweep.axes.shards,
             retry_failed=retry_failed,
             after=log,
             check=claim.check,

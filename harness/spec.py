@@ -147,6 +147,7 @@ class Axes(_Frozen):
     measure: Axis[Measure] | None = None
     resources: Resources = Resources()
     time_limit: Seconds | None = None
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1  # workers that share a trial's questions
     convention: Convention = "flops"
     published: Published | None = None
 

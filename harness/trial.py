@@ -7,12 +7,12 @@ the task, alone, is timed.
 
 import gc
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from harness.costs import BEFORE_IMAGE, text_side
 from harness.errors import VtbenchError
 from harness.faults import out_of_memory, shortage
 from harness.lmms.model import DTYPES, ImageCache, VtBench
+from harness.lmms.shards import Answered, Asking, Enough
 from harness.metrics.accuracy import Accuracy, evaluate
 from harness.metrics.flops import count, count_samples
 from harness.metrics.latency import device_to_itself, measure
@@ -34,6 +35,7 @@ from harness.model.load import Loaded, config_of, load
 from harness.model.shapes import LLAVA
 from harness.model.text import TextEncoder, default_text_encoder, default_tokenizer, load_text_encoder
 from harness.provenance import provenance
+from harness.shards import Answers, Shard
 from harness.spec import Trial
 from harness.store import Result
 from methods.interface import Method
@@ -41,6 +43,8 @@ from methods.schedule import tokens_per_layer
 
 SCHEMA = 1
 WARMUP, REPEATS = 3, 10
+
+T = TypeVar("T")
 
 
 class Warm:
@@ -90,12 +94,26 @@ class Observed(NamedTuple):
 Measured = dict[str, tuple[str, Any]]  # by the record's key: the sweep's name for it, and what was found
 
 
-def run(trial: Trial, warm: Warm) -> Result:
-    """Run a trial, once more with half the batch where memory does not suffice. Errors: whatever goes wrong in it."""
-    sizes = [trial.batch_size]
+def work(warm: Warm, trial: Trial, part: Shard | Answers | None = None) -> Result | Answers:
+    """Do a worker's job: run a trial, ask a shard of its questions, or end it with the answers to all."""
+    if isinstance(part, Shard):
+        return within_memory(partial(asked, trial, warm, part), warm, trial.batch_size)
+    return run(trial, warm, part)
+
+
+def run(trial: Trial, warm: Warm, answers: Answers | None = None) -> Result:
+    """Run a trial, its questions asked before if answers are given. Errors: whatever goes wrong in it."""
+    return within_memory(
+        partial(attempt, trial, warm, answers), warm, answers.batch_size if answers else trial.batch_size
+    )
+
+
+def within_memory(attempt: Callable[[int], T], warm: Warm, batch_size: int) -> T:
+    """Attempt with this batch size, once more with half of it where memory does not suffice."""
+    sizes = [batch_size]
     while True:
         try:
-            return attempt(trial, warm, sizes[-1])
+            return attempt(sizes[-1])
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -106,10 +124,31 @@ def run(trial: Trial, warm: Warm) -> Result:
         sizes.append(sizes[-1] // 2)
 
 
-def attempt(trial: Trial, warm: Warm, batch_size: int) -> Result:
-    """Run a trial with this batch size."""
+def asked(trial: Trial, warm: Warm, shard: Shard, batch_size: int) -> Answers:
+    """Ask a shard of the task's questions."""
     started, began = datetime.now(UTC), time.perf_counter()
-    measured = counted(trial) if trial.model in LLAVA else observed(trial, warm, batch_size)
+    with device_to_itself(warm.device, alone=False):
+        loaded, method = warm.model(trial), trial.make_method()
+        text_encoder(trial, loaded, method)
+        lm = Asking(shard=shard, whole=trial.batch_size, **options(trial, loaded, method, warm.images, batch_size))
+        assert trial.task is not None
+        with suppress(Enough):
+            evaluate(lm, trial.task, limit=trial.limit, seed=trial.seed)
+    return Answers(
+        texts=lm.texts,
+        observations=lm.observations,
+        pictures=lm.pictures,
+        batch_size=batch_size,
+        started=started,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def attempt(trial: Trial, warm: Warm, answers: Answers | None, batch_size: int) -> Result:
+    """Run a trial with this batch size."""
+    began = time.perf_counter() - (answers.seconds if answers else 0)
+    started = answers.started if answers else datetime.now(UTC)
+    measured = counted(trial) if trial.model in LLAVA else observed(trial, warm, answers, batch_size)
     record = {
         "schema": SCHEMA,
         "id": trial.id,
@@ -122,6 +161,7 @@ def attempt(trial: Trial, warm: Warm, batch_size: int) -> Result:
             "seed": trial.seed,
             "protocol": trial.protocol,
             "batch_size": batch_size,
+            "shards": answers.shards if answers else 1,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
         },
@@ -132,7 +172,7 @@ def attempt(trial: Trial, warm: Warm, batch_size: int) -> Result:
     return Result(record, accuracy.samples, accuracy.pictures)
 
 
-def observed(trial: Trial, warm: Warm, batch_size: int) -> Measured:
+def observed(trial: Trial, warm: Warm, answers: Answers | None, batch_size: int) -> Measured:
     """Run the model, and count and time what it did."""
     with device_to_itself(warm.device, alone=False):
         loaded = warm.model(trial)
@@ -141,7 +181,7 @@ def observed(trial: Trial, warm: Warm, batch_size: int) -> Measured:
         if trial.task is None:
             seen = stand_in(trial, loaded, method, encoder)
         else:
-            seen = ask(trial, loaded, method, warm.images, batch_size)
+            seen = ask(trial, answers, **options(trial, loaded, method, warm.images, batch_size))
         patches = loaded.shape.patches
         tokens = realised(seen.samples, nominal=trial.parameters.get("tokens", patches), patches=patches)
         flops = None
@@ -198,16 +238,21 @@ def counted(trial: Trial) -> Measured:
     }
 
 
-def ask(trial: Trial, loaded: Loaded, method: Method, images: ImageCache, batch_size: int) -> Observed:
-    """Ask every question of the task, or one when time alone is wanted."""
-    lm = VtBench(
-        loaded,
-        method,
-        batch_size=batch_size,
-        seed=trial.seed,
-        text_encoder=trial.text_encoder,
-        images=images,
-    )
+def options(trial: Trial, loaded: Loaded, method: Method, images: ImageCache, batch_size: int) -> dict[str, Any]:
+    """Return what makes the model that lmms-eval evaluates."""
+    return {
+        "model": loaded,
+        "method": method,
+        "batch_size": batch_size,
+        "seed": trial.seed,
+        "text_encoder": trial.text_encoder,
+        "images": images,
+    }
+
+
+def ask(trial: Trial, answers: Answers | None, **options: Any) -> Observed:
+    """Ask every question of the task, or one when time alone is wanted, or score the answers that are there."""
+    lm = Answered(answers=answers, **options) if answers else VtBench(**options)
     limit = 1 if trial.measure == ("latency",) else trial.limit
     assert trial.task is not None
     accuracy = evaluate(lm, trial.task, limit=limit, seed=trial.seed)

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from harness import sweep as engine
 from harness.claim import LostClaimError
 from harness.errors import VtbenchError
+from harness.shards import Job
 from harness.spec import Resources, Sweep, Trial, load_sweep
 from harness.store import Result, Store
 from harness.sweep import Queue, run
@@ -253,15 +254,15 @@ def test_asked_twice_it_stops_at_once_even_where_storing_hangs(tmp_path, cluster
 
 def test_a_worker_goes_on_with_its_model_then_takes_the_longest_that_nobody_has(tmp_path):
     trials = sweep(tmp_path, "model: [a, b, c]\ntokens: 16\n").trials()
-    queue = Queue(trials[:5] + trials[5:8] + trials[10:14])
+    queue = Queue(map(Job, trials[:5] + trials[5:8] + trials[10:14]))
     keys = {trial.model: trial.warm_key for trial in trials}
-    assert queue.take(None, set()).model == "a"
-    assert queue.take(None, {keys["a"]}).model == "c"
-    assert queue.take(keys["b"], {keys["a"], keys["c"]}).model == "b"
-    assert [queue.take(keys["b"], {keys["a"], keys["c"]}).model for _ in range(2)] == ["b", "b"]
-    assert queue.take(keys["b"], {keys["a"], keys["c"]}).model == "a"
+    assert queue.take(None, set()).trial.model == "a"
+    assert queue.take(None, {keys["a"]}).trial.model == "c"
+    assert queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model == "b"
+    assert [queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model for _ in range(2)] == ["b", "b"]
+    assert queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model == "a"
     first = queue.take(keys["c"], set())
     queue.back(first)
     assert queue.take(keys["c"], set()) is first
-    left = [queue.take(keys["c"], set()).model for _ in range(5)]
+    left = [queue.take(keys["c"], set()).trial.model for _ in range(5)]
     assert left == ["c", "c", "a", "a", "a"] and not queue

@@ -72,17 +72,20 @@ class VtBench(lmms):
         self.images = images if images is not None else ImageCache()
         self.observations: dict[tuple[str, int], dict[str, Any]] = {}
         self.pictures: dict[str, bytes] = {}
-        self._first: Instance | None = None
+        self.first: Instance | None = None
 
     def clean(self) -> None:
         """Keep the model: a warm worker uses it again."""
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request greedily, in batches of like length; an error is raised, never an empty answer."""
-        self._first = self._first or requests[0]
-        order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), index))
+        self.first = self.first or requests[0]
+        answers = self.answer(requests, batches_of(requests, self.batch_size_per_gpu))
+        return [answers[index] for index in range(len(requests))]
+
+    def answer(self, requests: list[Instance], batches: list[list[int]]) -> dict[int, GenerationResult]:
+        """Return the answers to these batches of requests, by index."""
         answers: dict[int, GenerationResult] = {}
-        size = self.batch_size_per_gpu
         with (
             attach(
                 self.loaded.model,
@@ -92,13 +95,13 @@ class VtBench(lmms):
                 seed=self.seed,
             ) as attached,
             torch.inference_mode(),
-            tqdm(total=len(requests), desc=self.method.name, disable=None, leave=False) as progress,
+            tqdm(total=sum(map(len, batches)), desc=self.method.name, disable=None, leave=False) as progress,
         ):
-            for batch in _batches(requests, order, size):
+            for batch in batches:
                 for index, answer in zip(batch, self._answer(attached, [requests[i] for i in batch]), strict=True):
                     answers[index] = answer
                 progress.update(len(batch))
-        return [answers[index] for index in range(len(requests))]
+        return answers
 
     def _answer(self, attached: Attached, requests: list[Instance]) -> list[GenerationResult]:
         prompts, images, per_row = [], [], []
@@ -138,9 +141,9 @@ class VtBench(lmms):
 
     def example(self) -> BatchFeature:
         """Return the first question that was asked, alone, as `generate` takes it: what is timed is measured on it."""
-        assert self._first is not None
-        visuals = self._visuals(self._first)
-        return self.inputs([self.prompt(self._first.args[0], len(visuals))], visuals)
+        assert self.first is not None
+        visuals = self._visuals(self.first)
+        return self.inputs([self.prompt(self.first.args[0], len(visuals))], visuals)
 
     def prompt(self, context: str, images: int) -> str:
         """Return the whole prompt of a question about so many images: the processor's chat template, or LLaVA-1.5's."""
@@ -258,8 +261,9 @@ def _with_places(prompt: str, patches: int) -> str:
     return prompt.replace("<image>", "<image>" * patches)
 
 
-def _batches(requests: list[Instance], order: list[int], size: int) -> list[list[int]]:
-    """Split so that one batch shares its generation settings."""
+def batches_of(requests: list[Instance], size: int) -> list[list[int]]:
+    """Return batches of requests, by index: longest questions first, and one batch shares its generation settings."""
+    order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), index))
     batches: list[list[int]] = []
     for index in order:
         same = batches and str(requests[batches[-1][0]].args[1]) == str(requests[index].args[1])
