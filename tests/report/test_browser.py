@@ -49,6 +49,14 @@ def test_it_opens_without_trouble_and_shows_every_figure(mine, written):
     assert min(image.evaluate("image => image.decode().then(() => image.naturalWidth)") for image in images) > 500
 
 
+def test_nothing_is_wider_than_a_phone(open_page, tmp_path):
+    path = tmp_path / "long.html"
+    words = f"# {'sweep' * 20}\n\n- commit: {'a1b2c3d4' * 10}-dirty\n\n{'path/' * 40}\n\n{TABLE}"
+    path.write_text(render(read(store(tmp_path / "mine")), words, tmp_path), encoding="utf-8")
+    page = open_page(path, viewport={"width": 390, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_a_column_sorts_up_down_and_back(table):
     before = table.locator("tbody tr").all_inner_texts()
     head = table.locator("th").nth(2)

@@ -29,7 +29,7 @@ from harness.report.results import Results, Row
 from harness.report.statistics import Interval
 from harness.report.tables import flops_unit
 
-CROSS: dict[str, Any] = {"color": "#000000", "marker": "x", "ms": 8, "mew": 1.1, "linestyle": "none", "zorder": 4}
+CROSS: dict[str, Any] = {"color": "#000000", "marker": "x", "ms": 6.5, "mew": 1, "linestyle": "none", "zorder": 4}
 
 
 class Cost(NamedTuple):
