@@ -19,22 +19,22 @@ export PATH="$PWD/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 
-ip=$(hostname --ip-address | cut -d ' ' -f 1)
+ip=$(hostname -I | cut -d ' ' -f 1) # by its name a node may find its loopback
 export RAY_ADDRESS=$ip:$((20000 + SLURM_JOB_ID % 10000)) # two jobs do not meet
 workers=$((SLURM_JOB_NUM_NODES - 1))
 trap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT
 
 first=${SLURMD_NODENAME:-$(hostname -s)}
-srun --overlap --cpu-bind=none --nodes=1 --ntasks=1 --nodelist="$first" \
+srun --overlap --cpu-bind=none --kill-on-bad-exit --nodes=1 --ntasks=1 --nodelist="$first" \
   env -u RAY_ADDRESS ray start --head --block --node-ip-address="$ip" --port="${RAY_ADDRESS#*:}" \
   --include-dashboard=false --disable-usage-stats --temp-dir="/tmp/ray-$SLURM_JOB_ID" &
 if ((workers > 0)); then
-  srun --overlap --cpu-bind=none --nodes="$workers" --ntasks="$workers" --exclude="$first" \
+  srun --overlap --cpu-bind=none --kill-on-bad-exit --nodes="$workers" --ntasks="$workers" --exclude="$first" \
     env -u RAY_ADDRESS ray start --block --address="$RAY_ADDRESS" --disable-usage-stats &
 fi
 
 # vtbench takes as many workers as there is room for when it starts.
-python - << 'END'
+python - << 'END' &
 import os, time
 import ray
 
@@ -45,12 +45,13 @@ while time.monotonic() < end:
         if sum(node["Alive"] for node in ray.nodes()) >= int(os.environ["SLURM_JOB_NUM_NODES"]):
             break
         ray.shutdown()
-    except ConnectionError:
-        pass
+    except Exception:  # of no type of its own while they come up
+        ray.shutdown()
     time.sleep(2)
 else:
     raise SystemExit("not all nodes came up within ten minutes")
 END
+wait -n # for the nodes, or for one that fails
 
 # Slurm's TERM comes to this shell alone. The driver drops what runs, keeps what is done, and exits with 143.
 vtbench run "$@" &

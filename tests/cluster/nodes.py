@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,11 +48,11 @@ def cluster(folder: Path, workers: int) -> Iterator[dict[str, str]]:
         head += ["--num-cpus=0", f"--ray-client-server-port={client_server}"]
         stack.enter_context(_node(folder / "h", env, *head))
         _await(lambda: _listens(dashboard), "the head's dashboard")
-        for number in range(workers):
+        client = env | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        for number in range(workers):  # one by one, as Ray gives a node but 30 s to come up
             node = _node(folder / f"w{number}", env, f"--address=127.0.0.1:{gcs}", "--num-cpus=1")
             stack.enter_context(node)
-        client = env | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-        _await(lambda: _nodes(client) == workers + 1, f"{workers + 1} nodes")
+            _await(lambda wanted=number + 2: _nodes(client) == wanted, f"node {number + 2}")
         yield client
 
 
@@ -89,9 +89,9 @@ def _node(folder: Path, env: dict[str, str], *options: str) -> Iterator[None]:
             process.wait()
 
 
-def _await(there: object, what: str) -> None:
+def _await(there: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + WAIT
-    while not there():  # type: ignore[operator]
+    while not there():
         assert time.monotonic() < end, f"{what} did not come up"
         time.sleep(0.5)
 

@@ -40,7 +40,9 @@ from tests.cluster.nodes import agent_ports
 print(*agent_ports(), sep="\\n")')
   "$@" "${ports[@]}" --num-cpus=1 --object-store-memory=104857600 &
 done
-wait
+for ((task = 0; task < tasks; task++)); do
+  wait -n || { code=$?; kill $(jobs -p); wait; exit $code; }
+done
 """
 SWEEP = """
 model: pocket
@@ -120,7 +122,7 @@ def test_the_slurm_script_runs_a_sweep_ends_in_order_and_goes_on(tmp_path, job_i
     (tmp_path / "mine.yaml").write_text(SWEEP)
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {"PATH": f"{tmp_path / 'bin'}:{BIN}:{env['PATH']}", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
-    env |= {"SLURM_JOB_ID": job_id, "SLURM_JOB_NUM_NODES": "3", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    env |= {"SLURM_JOB_ID": job_id, "SLURM_JOB_NUM_NODES": "2", "SLURM_SUBMIT_DIR": str(tmp_path)}
     command = [FILES / "slurm.sh", "mine.yaml", "--out", "shared"]
 
     def records() -> list[Path]:
