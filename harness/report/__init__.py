@@ -112,7 +112,7 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown, aske
         parts.append(POCKET)
     if shown.published and results.rows:
         parts += [f"## Published beside ours, convention `{shown.convention}`\n"]
-        parts.append(published_tables(results, compared, shown.published, shown.convention))
+        parts.append(published_tables(results, compared, shown.published, shown.convention, asked))
     if results.rows:
         title = "Accuracy and cost" if results.asks("accuracy") else "Cost"
         parts += [f"## {title}\n", main_table(results, compared, shown.convention)]

@@ -1,9 +1,8 @@
 """A paper's printed costs beside ours, in the paper's layout: published, ours and the difference."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-from harness.errors import VtbenchError
 from harness.papers import PARTS, TIMES, Figure, paper_model
 from harness.report.results import Results, Row
 from harness.report.tables import NOT_MEASURED, table, text
@@ -12,6 +11,14 @@ from harness.shown import Published
 CLOSE = 0.02
 HEADS = {"tflops": "TFLOPs", "tflops_vit": "ViT", "tflops_llm": "LLM", "tflops_extra": "extra", "cuda_ms": "CUDA ms"}
 UNREPRODUCED = "†"
+SEVERAL = "several"
+
+
+class Fit(NamedTuple):
+    """The number of our row that a printed one is, None where it is not done or fits several, and then why."""
+
+    at: int | None
+    several: str = ""
 
 
 class Cell(NamedTuple):
@@ -22,6 +29,7 @@ class Cell(NamedTuple):
     printed: float
     ours: float | None
     reason: str | None  # why it cannot be had
+    several: str = ""  # why it is not known which of our rows it is
 
     @property
     def difference(self) -> float | None:
@@ -34,13 +42,17 @@ class Cell(NamedTuple):
         return self.difference is not None and abs(self.difference) <= CLOSE
 
 
-def costs_table(results: Results, published: Published, figures: list[Figure], convention: str) -> str:
-    """Return a printed table with ours, and how many of its figures are within 2 %. Errors: VtbenchError."""
-    cells = list(_cells(results, published, figures, convention))
+def costs_table(
+    results: Results, published: Published, figures: list[Figure], convention: str, asked: Collection[str]
+) -> str:
+    """Return a printed table with ours, and how many of its figures are within 2 %. asked: ids of its trials."""
+    cells = list(_cells(results, published, figures, convention, asked))
     return f"{_table(cells)}\n{_verdict(cells)}"
 
 
-def _cells(results: Results, published: Published, figures: list[Figure], convention: str) -> Iterator[Cell]:
+def _cells(
+    results: Results, published: Published, figures: list[Figure], convention: str, asked: Collection[str]
+) -> Iterator[Cell]:
     for figure in figures:
         reason = next((entry.reason for entry in published.unreproduced if figure.fits(entry.where)), None)
         length = figure.setting.get("text_tokens")
@@ -48,30 +60,40 @@ def _cells(results: Results, published: Published, figures: list[Figure], conven
         if figure.row in published.missing:
             yield Cell(figure.row, column, figure.value, None, published.missing[figure.row])
         else:
-            index = ours_of(results, published.rows[figure.row], figure)
-            row = None if index is None else results.rows[index]
+            fit = ours_of(results, published.rows[figure.row], figure, asked)
+            row = None if fit.at is None else results.rows[fit.at]
             ours = _time(row) if figure.metric in TIMES else _sum(row, figure.metric, convention)
-            yield Cell(figure.row, column, figure.value, ours, None if ours is None else reason)
+            yield Cell(figure.row, column, figure.value, ours, None if ours is None else reason, fit.several)
 
 
-def ours_of(results: Results, entry: str | dict[str, dict[str, Any] | None], figure: Figure) -> int | None:
-    """Return the row of this method and setting, None where it is not done. Errors: VtbenchError for several."""
+def ours_of(
+    results: Results, entry: str | dict[str, dict[str, Any] | None], figure: Figure, asked: Collection[str]
+) -> Fit:
+    """Return the row of this method and setting; of several that of the sweep's own trials. asked: ids of these."""
     method, parameters = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
 
+    def known(row: Row) -> dict[str, Any]:
+        return row.setting | {key: value for key, value in row.parameters.items() if value is not None}
+
     def fits(row: Row) -> bool:
-        known = row.setting | {key: value for key, value in row.parameters.items() if value is not None}
-        asked = figure.setting if results.asked else {k: v for k, v in figure.setting.items() if k != "text_tokens"}
+        here = known(row)
+        setting = figure.setting if results.asked else {k: v for k, v in figure.setting.items() if k != "text_tokens"}
         return (
             row.method == method
             and paper_model(row.model) == figure.model
-            and all(known.get(key) == value for key, value in (parameters or {}).items())
-            and all(str(known[key]) == value for key, value in asked.items() if key in known)
+            and all(here.get(key) == value for key, value in (parameters or {}).items())
+            and all(str(here[key]) == value for key, value in setting.items() if key in here)
         )
 
     found = [index for index, row in enumerate(results.rows) if fits(row)]
-    if len(found) > 1:
-        raise VtbenchError(f"published: {entry!r} fits {len(found)} rows of the sweep; name the parameters that differ")
-    return found[0] if found else None
+    own = [i for i in found if any(record["id"] in asked for record in results.rows[i].records)]
+    found = own or found
+    if len(found) < 2:
+        return Fit(found[0] if found else None)
+    rows = [known(results.rows[index]) for index in found]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    differ = [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
+    return Fit(None, f"fits {len(found)} rows that differ in {', '.join(differ)}; held against none of them")
 
 
 def _time(row: Row | None) -> float | None:
@@ -99,7 +121,7 @@ def _table(cells: list[Cell]) -> str:
 
 def _written(cell: Cell) -> str:
     if cell.difference is None:
-        return f"{cell.printed:g} / {NOT_MEASURED}"
+        return f"{cell.printed:g} / {SEVERAL if cell.several else NOT_MEASURED}"
     mark = "" if cell.close else f" {UNREPRODUCED if cell.reason else '**off**'}"
     return f"{cell.printed:g} / {cell.ours:.3f} ({100 * cell.difference:+.1f} %){mark}".replace("-", "−")
 
@@ -111,6 +133,8 @@ def _verdict(cells: list[Cell]) -> str:
     ]
     reasons = dict.fromkeys(cell.reason for cell in counted if cell.reason and not cell.close)
     lines += [f"{UNREPRODUCED} {text(reason)}" for reason in reasons]
-    missing = {cell.row: cell.reason for cell in cells if cell.ours is None}
+    several = dict.fromkeys((cell.row, cell.several) for cell in cells if cell.several)
+    lines += [f"{text(row)}: {text(why)}." for row, why in several]
+    missing = {cell.row: cell.reason for cell in cells if cell.ours is None and not cell.several}
     lines += [f"{text(row)}: not measured{f', {text(reason)}' if reason else ''}." for row, reason in missing.items()]
     return "\n\n".join(lines) + "\n"

@@ -1,13 +1,13 @@
 """A paper's printed scores, what was measured and the difference, in the paper's layout: rows methods, columns
 benchmarks, average, average rate, TFLOPs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from harness.findings import Conflict, conflicts
 from harness.papers import AVERAGED, AVERAGES, BENCHMARKS, NOTES, Figure, read_figures
 from harness.report.compared import Compared
-from harness.report.printed_costs import UNREPRODUCED, ours_of
+from harness.report.printed_costs import UNREPRODUCED, Fit, ours_of
 from harness.report.results import Results, Row
 from harness.report.tables import table, text
 from harness.shown import Published
@@ -34,19 +34,24 @@ class Measured(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A printed row: its figures by metric, and ours by metric (None where the method did not run)."""
+    """A printed row: its figures by metric, which row is ours, and its numbers by metric, if it ran."""
 
     row: str
     printed: dict[str, Figure]
-    index: int | None
+    fit: Fit
     measured: dict[str, Measured]
 
 
 def scores_table(
-    results: Results, compared: Compared, published: Published, figures: list[Figure], convention: str
+    results: Results,
+    compared: Compared,
+    published: Published,
+    figures: list[Figure],
+    convention: str,
+    asked: Collection[str],
 ) -> str:
-    """Return a printed table with three lines a method, and what its signs say. Errors: VtbenchError."""
-    lines = list(_lines(results, compared, published, figures))
+    """Return a printed table with three lines a method, and what its signs say. asked: ids of the sweep's trials."""
+    lines = list(_lines(results, compared, published, figures, asked))
     found = [conflict for conflict in conflicts(read_figures()) if any(each in figures for each in conflict.figures)]
     marked = [figure for conflict in found for figure in conflict.figures]
     rates = _rates(lines, published, _shared(lines))
@@ -64,7 +69,7 @@ def scores_table(
             third = [
                 _points(ours, printed) if metric == RATE else _difference(line, metric, published) for metric in heads
             ]
-            spent = [_spent(results, compared, line.index, convention) for _ in costs]
+            spent = [_spent(results, compared, line.fit.at, convention) for _ in costs]
             rows.append([text(line.row), "measured", *second, *spent])
             rows.append([text(line.row), "difference", *third, *("" for _ in costs)])
     return (
@@ -75,15 +80,18 @@ def scores_table(
     )
 
 
-def _lines(results: Results, compared: Compared, published: Published, figures: list[Figure]) -> Iterator[Line]:
+def _lines(
+    results: Results, compared: Compared, published: Published, figures: list[Figure], asked: Collection[str]
+) -> Iterator[Line]:
     by_row: dict[str, dict[str, Figure]] = {}
     for figure in figures:
         by_row.setdefault(figure.row, {})[figure.metric] = figure
     cells = {metric for figure in figures if (metric := figure.metric) in BENCHMARKS} or set(AVERAGED)
     for row, printed in by_row.items():
         entry = published.rows.get(row)
-        index = None if entry is None else ours_of(results, entry, next(iter(printed.values())))
-        yield Line(row, printed, index, {} if index is None else _measured(results.rows[index], compared, index, cells))
+        fit = Fit(None) if entry is None else ours_of(results, entry, next(iter(printed.values())), asked)
+        measured = {} if fit.at is None else _measured(results.rows[fit.at], compared, fit.at, cells)
+        yield Line(row, printed, fit, measured)
 
 
 def _measured(row: Row, compared: Compared, index: int, cells: set[str]) -> dict[str, Measured]:
@@ -230,9 +238,14 @@ def _words(
         part = f" over what was measured ({', '.join(shared)})" if shared else ""
         yield f"{AVERAGES[RATE]} is the mean{part} of the score relative to the full model's, in print the last one's."
     if convention:
+        lengths = {f.setting.get("text_tokens") for line in lines if (f := line.printed.get("tflops"))}
+        prompts = (
+            f"{', '.join(sorted(filter(None, lengths), key=int))} text tokens"
+            if any(lengths)
+            else "the paper's prompts"
+        )
         yield (
-            "Published TFLOPs are of 512 text tokens, measured ones of the tasks' own prompts under the convention "
-            f"`{convention}`."
+            f"Published TFLOPs are of {prompts}, measured ones of the tasks' own under the convention `{convention}`."
         )
     for conflict in found:
         yield f"{CONFLICT} {text(conflict.words)}."
@@ -245,6 +258,9 @@ def _words(
     for entry in published.unreproduced:
         if any(figure.fits(entry.where) for figure in outside):
             yield f"{UNREPRODUCED} {text(entry.reason)}"
+    for line in lines:
+        if line.fit.several:
+            yield f"{text(line.row)}: {text(line.fit.several)}."
     for row, reason in published.missing.items():
         if any(line.row == row for line in lines):
             yield f"{text(row)}: not measured, {text(reason)}."

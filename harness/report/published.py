@@ -4,6 +4,8 @@ A sweep file's `published` names the paper's tables and says which of its rows i
 averaged: ours is the record's number. `results/published/papers.csv` has what the papers print.
 """
 
+from collections.abc import Collection
+
 from harness.findings import conflicts, findings
 from harness.papers import BENCHMARKS, paper_model, printed, read_figures, table_name
 from harness.report.compared import Compared
@@ -14,10 +16,12 @@ from harness.report.tables import text
 from harness.shown import Published
 
 
-def published_tables(results: Results, compared: Compared, published: Published, convention: str) -> str:
+def published_tables(
+    results: Results, compared: Compared, published: Published, convention: str, asked: Collection[str]
+) -> str:
     """Return every printed table with ours beside it and what a check of its figures found. Errors: VtbenchError.
 
-    A table of models that the sweep has not is not held against what it has.
+    A table of models that the sweep has not is not held against what it has. asked: ids of the sweep's trials.
     """
     parts = []
     for number, figures in printed(published, costs=results.asked).items():
@@ -27,9 +31,9 @@ def published_tables(results: Results, compared: Compared, published: Published,
         if not set(here) & set(there):
             parts.append(f"Its figures are of {', '.join(there)} and are not held against {', '.join(here)}.\n")
         elif results.asked:
-            parts.append(costs_table(results, published, figures, convention))
+            parts.append(costs_table(results, published, figures, convention, asked))
         else:
-            parts.append(scores_table(results, compared, published, figures, convention))
+            parts.append(scores_table(results, compared, published, figures, convention, asked))
         parts += [found] if (found := _found(published.paper, number)) else []
     return "\n".join(parts)
 

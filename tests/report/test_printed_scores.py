@@ -27,7 +27,9 @@ MISSING = dict.fromkeys(REST, "not built")
 AVERAGE = {"Group-wise": {"ivtp": {"scope": "group-wise"}}}
 
 
-def add(folder: Path, method: str, parameters: dict, task: str, metrics: dict, *, model: str = MODEL) -> None:
+def add(
+    folder: Path, method: str, parameters: dict, task: str, metrics: dict, *, model: str = MODEL, limit: int = 500
+) -> None:
     """Write one trial as `harness.store` does."""
     trial = {
         "model": model,
@@ -35,7 +37,7 @@ def add(folder: Path, method: str, parameters: dict, task: str, metrics: dict, *
         "text_tokens": None,
         "method": method,
         "parameters": parameters,
-        "limit": 500,
+        "limit": limit,
         "seed": 0,
         "dtype": "bfloat16",
         "attention": "sdpa",
@@ -174,6 +176,27 @@ def test_what_did_not_run_and_what_vtbench_has_not(folder, tmp_path):
     assert cells(markdown, "IVTP (Ours)")["GQA"] == ["60.4", "–", ""]
     assert section(markdown).count(" | measured |") == 4 and "Honeybee: not measured, not built." in markdown
     assert cells(markdown, "Honeybee")["Avg. rate"][0].endswith(" %")
+
+
+def test_of_rows_of_an_older_limit_those_of_the_sweep_are_held_against_the_paper(folder, tmp_path):
+    add(folder, "topk", {"tokens": 64}, "gqa", {"exact_match": 0.5}, limit=100)
+    markdown = written(folder, tmp_path)
+    assert cells(markdown, "TopK")["GQA"] == ["58.1", "–", ""]
+    assert "\nTopK: fits 2 rows that differ in limit; held against none of them.\n" in markdown
+    (older,) = (path.name for path in folder.iterdir() if "limit: 100" in (path / "trial.yaml").read_text())
+    for asked, measured in (({older}, "50.0"), ({path.name for path in folder.iterdir()} - {older}, "55.8")):
+        shown = Shown(published=Published(paper="ivtp", tables=("1",), rows=ROWS, missing=MISSING), trials=tuple(asked))
+        found = cells(report.write(folder, tmp_path / "reports", shown).read_text(), "TopK")["GQA"]
+        assert found[1].startswith(measured)
+
+
+def test_the_text_tokens_of_printed_costs_are_the_papers(folder, tmp_path):
+    at_512 = "Published TFLOPs are of 512 text tokens, measured ones of the tasks' own under the convention `ivtp`."
+    assert at_512 in written(folder, tmp_path)
+    known = {f.row for f in papers.read_figures() if (f.paper, f.table) == ("lvpruning", "1")} - {"LLaVA-1.5-7B"}
+    rest = dict.fromkeys(known, "needs training")
+    markdown = written(folder, tmp_path, paper="lvpruning", rows={"LLaVA-1.5-7B": "full"}, missing=rest)
+    assert "Published TFLOPs are of 30 text tokens" in markdown
 
 
 def test_a_known_reason_is_named_where_the_figure_is_outside(folder, tmp_path):

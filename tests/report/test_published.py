@@ -152,10 +152,6 @@ def test_times_are_cuda_s_and_a_row_can_name_a_setting(folder, tmp_path):
             "published.rows.ToMe: is no row of these tables; allowed are LLaVA, IVTP, Honeybee",
         ),
         ({"missing": {}}, "published.rows: row 'Honeybee' of table 3 is in neither rows nor missing"),
-        (
-            {"rows": ROWS | {"IVTP": "ivtp"}},
-            "published: 'ivtp' fits 2 rows of the sweep; name the parameters that differ",
-        ),
     ],
 )
 def test_what_does_not_fit_the_paper_is_said_and_nothing_is_written(folder, tmp_path, changes, message):
@@ -163,6 +159,13 @@ def test_what_does_not_fit_the_paper_is_said_and_nothing_is_written(folder, tmp_
         written(folder, tmp_path, **changes)
     assert str(caught.value).startswith(message)
     assert not list((tmp_path / "reports").glob("*"))
+
+
+def test_what_fits_several_rows_is_held_against_none_and_the_report_is_there(folder, tmp_path):
+    markdown = written(folder, tmp_path, rows=ROWS | {"IVTP": "ivtp"})
+    assert line(markdown, "IVTP")[1:] == ["4 / not measured", "8 / several"]
+    assert line(markdown, "LLaVA")[1] == "10 / 10.100 (+1.0 %)"
+    assert "\nIVTP: fits 2 rows that differ in group; held against none of them.\n" in markdown
 
 
 def test_a_sweep_of_costs_has_columns_for_what_it_asks(folder, tmp_path):
