@@ -5,8 +5,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable, Hashable, Iterator
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +132,26 @@ def _histograms(latency: dict[str, Any]) -> dict[str, wandb.Histogram]:
 
 
 def _pictures(record: dict[str, Any], samples: pd.DataFrame, folder: Path) -> dict[str, list[wandb.Image]]:
-    """Return the first samples' pictures, pale where no token stands."""
-    patches = (record["tokens"] or {}).get("patches")
-    if not patches or "pictures" not in samples:
-        return {}
+    """Return the pictures of the first PICTURED samples that have some, pale where no token stands."""
+    patches = (record["tokens"] or {}).get("patches") or 0
     side = math.isqrt(patches)
-    shown: list[wandb.Image] = []
-    for sample in samples.to_dict(orient="records"):
-        if len(shown) >= PICTURED:
-            break
+    if not patches or side * side != patches or "pictures" not in samples:
+        return {}
+
+    def of(sample: dict[Hashable, Any]) -> list[wandb.Image]:
         everything = repeat(range(patches))
         kept = sample["kept"] if isinstance(sample["kept"], list | np.ndarray) else everything
-        for name, places in zip(sample["pictures"], kept, strict=False):
-            path = folder / f"{name}.webp"
-            if path.exists():
-                picture = overlay(np.asarray(Image.open(path).convert("RGB")), kept_grid(list(places), side))
-                caption = f"{sample['question']} → {sample['answer']} (score {sample['score']})"
-                shown.append(wandb.Image(picture, caption=caption, file_type="jpg"))
+        caption = f"{sample['question']} → {sample['answer']} (score {sample['score']})"
+        paths = [(folder / f"{name}.webp", places) for name, places in zip(sample["pictures"], kept, strict=False)]
+        drawn = [
+            overlay(np.asarray(Image.open(path).convert("RGB")), kept_grid(list(places), side))
+            for path, places in paths
+            if path.exists()
+        ]
+        return [wandb.Image(picture, caption=caption, file_type="jpg") for picture in drawn]
+
+    pictured = filter(None, map(of, samples.to_dict(orient="records")))
+    shown = [image for images in islice(pictured, PICTURED) for image in images]
     return {"kept": shown} if shown else {}
 
 

@@ -142,6 +142,15 @@ def test_an_offline_run_holds_the_first_pictures_with_what_was_kept(tmp_path, mo
     assert held["data"][0][4] is None
 
 
+def test_samples_of_two_pictures_show_both_and_patches_of_no_square_none(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{name}.webp")
+    samples = pd.DataFrame({"question": "?", "answer": "", "score": 1.0, "pictures": [["a", "b"]] * 12, "kept": None})
+    shown = [track._pictures({"tokens": {"patches": n}}, samples, tmp_path / "images") for n in (4, 5, 0)]
+    assert [len(each.get("kept", [])) for each in shown] == [2 * track.PICTURED, 0, 0]
+
+
 def test_pictures_as_the_store_gives_them_back(tmp_path):
     frame = pd.DataFrame({"kept": [[[1, 2], [3]], None], "words": [["a"], []]})
     frame.to_parquet(tmp_path / "samples.parquet")
