@@ -29,8 +29,9 @@ from harness.spec import Resources, Trial
 from harness.store import Result, Store
 
 ATTEMPTS = 2  # of a job whose worker dies
+STILLBORN = 10  # workers in a row that die as they start, with none that works: nothing will come of it
 TICK = 0.5  # seconds between two looks around
-PATIENCE = 300.0  # seconds without a node that has a place for a worker, which may come back
+PATIENCE = 300.0  # seconds without a node that has a place for a worker; one of a cluster may come back
 
 Execute = Callable[..., Result | Answers]  # of a trial, or of a trial and a part of its work
 Prepare = Callable[[str], Execute]  # in a worker, from its device to what does its jobs
@@ -147,6 +148,7 @@ def run(
                 store,
                 resources,
                 time_limit,
+                0.0 if address == "local" else PATIENCE,
                 prepare,
                 after,
                 outcome,
@@ -173,6 +175,7 @@ class _Loop:
         store: Store,
         resources: Resources,
         time_limit: float | None,
+        patience: float,
         prepare: Prepare,
         after: Callable[[Result], None],
         outcome: Outcome,
@@ -183,7 +186,8 @@ class _Loop:
         self.gathered = Gathered()
         self.failed: set[str] = set()  # trials of which other jobs may still run
         self.attempts: dict[object, int] = defaultdict(int)
-        self.stillborn = 0  # workers that died before their first job
+        self.stillborn = 0  # workers that died before their first job, since one was ready
+        self.patience = patience
         self.placeless: float | None = None  # since when no node has a place for a worker
         self.models: dict[ActorHandle[Any], object] = {}  # every worker, and the model it has
         self.idle: list[ActorHandle[Any]] = []
@@ -228,6 +232,7 @@ class _Loop:
         except RayError as error:
             self.died(worker, job, error)
             return
+        self.stillborn = 0
         if job is not None and job.trial.id in self.failed:
             job = None  # as another of its shards has
         if job is not None and isinstance(result, Answers) and (last := self.gathered.add(job, result)):
@@ -280,7 +285,8 @@ class _Loop:
         del self.models[worker]
         if job is None:
             self.stillborn += 1
-            if self.stillborn == ATTEMPTS:
+            raised = "creation task" in str(error)  # rather than lost with its node, or killed
+            if self.stillborn >= (ATTEMPTS if raised else max(STILLBORN, 2 * len(self.models))):
                 raise VtbenchError(f"no worker can start: {str(error).splitlines()[-1]}")
         elif job.trial.id in self.failed:
             pass
@@ -321,5 +327,5 @@ class _Loop:
             self.placeless = None
         except VtbenchError as error:
             self.placeless = self.placeless or now
-            if now - self.placeless > PATIENCE:
+            if now - self.placeless > self.patience:
                 raise VtbenchError(f"no worker can start any more: {error}") from None

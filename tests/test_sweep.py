@@ -156,6 +156,20 @@ def test_a_dead_worker_s_trial_goes_to_one_that_has_nothing_to_do(tmp_path, clus
     assert len({record["pid"] for record in store.records()}) == 1
 
 
+def test_workers_that_are_lost_as_they_start_are_replaced(tmp_path, cluster):
+    log = tmp_path / "log"
+
+    def lost(device: str):
+        with log.open("a") as file:
+            file.write("started\n")
+        if log.read_text().count("started") <= 3:
+            os._exit(1)
+        return lambda trial: Result({"id": trial.id}, None)
+
+    trials = sweep(tmp_path, "model: a\ntokens: 16\n").trials()[:1]
+    assert run(trials, Store(tmp_path / "results"), Resources(cpus=2), address=cluster, prepare=lost).done == 1
+
+
 def test_when_the_places_of_all_workers_are_gone_it_gives_up(tmp_path, cluster, monkeypatch):
     calls = []
 
