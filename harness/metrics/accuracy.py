@@ -75,7 +75,6 @@ def evaluate(lm: VtBench, task: str, *, limit: int | None = None, seed: int = 0)
 
 
 def _sample(lm: VtBench, task: str, metrics: list[str], document: dict[str, Any]) -> dict[str, Any]:
-    doc = document.get("doc") or {}
     answer = document["filtered_resps"][0]
     seen = lm.observations[task, document["doc_id"]]
     # MME scores a question by perception or by cognition, so a document has not every metric
@@ -83,7 +82,7 @@ def _sample(lm: VtBench, task: str, metrics: list[str], document: dict[str, Any]
     return {
         "task": task,
         "doc_id": int(document["doc_id"]),
-        "image_id": str(doc.get("image_id") or "+".join(seen["pictures"]) or document["doc_id"]),
+        "image_id": "+".join(seen["pictures"]) or f"{task}/{document['doc_id']}",
         "question": seen["question"],
         "target": str(document["target"]),
         "answer": str(answer),

@@ -13,11 +13,11 @@ from harness.report.cells import document
 from harness.report.compared import Compared
 from harness.report.differences import differences
 from harness.report.export import write_tables
-from harness.report.footer import failure_list, provenance, state
+from harness.report.footer import failure_list, off_scale, provenance, state
 from harness.report.page import render
 from harness.report.published import published_tables
 from harness.report.results import Results, read
-from harness.report.tables import SAME, TIED, grid_table, grids, main_table, scores_table, text
+from harness.report.tables import SAME, SHARED, TIED, grid_table, grids, main_table, scores_table, text
 from harness.shown import Shown
 
 MOST_GRIDS = 40
@@ -30,18 +30,22 @@ TIMES = (
     "what a method does there; the pruner's part, there and in the LLM, is the median difference from the same cuts "
     "made with indices that are known beforehand.\n"
 )
+NOT_ALONE = f"{SHARED}: something else used the device meanwhile, so that the time may be too long.\n"
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images; the best of a budget "
-    f"is bold. Avg. rate is that against the full model. {SAME}: not distinguishable from the full model; {TIED}: nor "
-    "from the best of its budget (McNemar's exact test on the same samples, or where an image has several or scores "
-    "are graded the sign-flip permutation test by image; Holm's correction over all comparisons of this report, those "
+    f"is bold. Avg. rate is the mean over tasks of the task's score against the full model's, without tasks on which "
+    f"that scores 0. {SAME}: not distinguishable from the full model; {TIED}: not distinguishable from the best of its "
+    "budget (McNemar's exact test on the same samples; where an image has several, tasks have unequally many or scores "
+    "are graded the sign-flip permutation test by image; Holm's correction over all comparisons of averages, those "
     "with a best counted as if each were compared with each; 5 %). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
 SCORES = (
     "The mean score of a task's samples, which its own metric is not always (F1, a sum); bootstrap over images. Of a "
-    "score of 0 or 100 every resample is the same: that its interval has no width does not make it sure.\n"
+    "score of 0 or 100 every resample is the same: that its interval has no width does not make it sure. "
+    f"{SAME}: not distinguishable from the full model's on the same samples, as above, with a correction of their own "
+    "over all rows and tasks.\n"
 )
 SPENT = (
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. Tokens "
@@ -117,7 +121,9 @@ def _body(results: Results, compared: Compared, folder: Path, shown: Shown, aske
         title = "Accuracy and cost" if results.asks("accuracy") else "Cost"
         parts += [f"## {title}\n", main_table(results, compared, shown.convention)]
         parts.append(READING if results.asks("accuracy") else COSTS if results.asked else SPENT)
+        parts += [left_out] if (left_out := off_scale(results)) else []
         parts += [TIMES] if results.asks("latency") else []
+        parts += [NOT_ALONE] if not all(row.alone for row in results.rows) else []
     drawn = figures.section(results, compared, folder, link, shown.convention)
     parts += [drawn] if drawn else []
     kept = figures.kept_section(results, compared, folder, link)

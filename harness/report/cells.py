@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.report.compared import LEVEL, Compared
 from harness.report.results import SETTING, Results, dig
-from harness.report.statistics import Difference, Interval, detectable
+from harness.report.statistics import Difference, Interval
 
 BOOTSTRAP = "95 % bootstrap interval over images"
 QUARTILES = "quartiles"
@@ -50,6 +50,14 @@ class Column(NamedTuple):
 
     def _round(self, value: float) -> str:
         return f"{_rounded(value):.{self.digits}f}".replace("-", "−")
+
+
+def points(mean: float, low: float, high: float, *, signed: bool = False) -> str:
+    """Return a score of 0 to 1, or signed a difference, in points as printed, with its interval if it has one."""
+    mean, low, high = (_rounded(100 * value) for value in (mean, low, high))
+    form, between = ("+z.1f", " to ") if signed else ("z.1f", "–")
+    spread = "" if low != low or high != high else f" ({low:{form}}{between}{high:{form}})"
+    return f"{mean:{form}}{spread}".replace("-", "−")
 
 
 @lru_cache(maxsize=1)
@@ -156,8 +164,11 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
       low, high, samples, trials. A cell that is not there was not measured.
       `full` and `best`: the paired difference from the full model and from the best row of its budget: `of` (that
       row's number), difference, low, high in points; p, `corrected` p, `distinguishable`; lost, gained (samples);
-      `detectable` (points). `hard`: the score on samples that an image made smaller gets wrong.
-    - `trials`: by id: what ran, and its provenance: versions, device, commit, seed, protocol, start, seconds.
+      `detectable` (points, at the strictest level of the correction). `by_task`: p of no difference from the full model
+      in each task, `corrected` over all rows and tasks, `distinguishable`. `hard`: the score on samples that an image
+      made smaller gets wrong.
+    - `trials`: by id: what ran, and its provenance: versions, device, commit, seed, protocol, start, seconds; of its
+      times the `clock` and whether the device was it alone (`exclusive`).
     - `failed`: trials that failed, with the reason; `unreadable`: what else lies in the folder, by name, and why.
     Numbers have 12 significant digits. asked: ids of the sweep's trials.
     """
@@ -189,10 +200,20 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
                     "cells": {
                         name: column.cells[i]._asdict() for name, column in measured.items() if i in column.cells
                     },
-                    "full": _difference(compared.difference.get(i), full.get(i), compared.corrected.get(i)),
-                    "best": _difference(
-                        compared.from_best.get(i), compared.best.get(i), compared.corrected_best.get(i)
+                    "full": _difference(
+                        compared.difference.get(i), full.get(i), compared.corrected.get(i), compared.least.get(i)
                     ),
+                    "best": _difference(
+                        compared.from_best.get(i),
+                        compared.best.get(i),
+                        compared.corrected_best.get(i),
+                        compared.least_best.get(i),
+                    ),
+                    "by_task": {
+                        task: {"p": p, "corrected": corrected, "distinguishable": corrected <= LEVEL}
+                        for task, p in compared.by_task.get(i, {}).items()
+                        for corrected in [compared.corrected_by_task[i, task]]
+                    },
                     "hard": compared.hard[i]._asdict() if i in compared.hard else None,
                 }
                 for i, row in enumerate(results.rows)
@@ -204,11 +225,12 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
     )
 
 
-def _difference(found: Difference | None, other: int | None, corrected: float | None) -> dict[str, Any] | None:
+def _difference(
+    found: Difference | None, other: int | None, corrected: float | None, least: float | None
+) -> dict[str, Any] | None:
     if found is None:
         return None
     mean, low, high = (None if value != value else 100 * value for value in found[:3])
-    least = 100 * detectable(found)
     return {
         "of": other,
         "difference": mean,
@@ -219,7 +241,7 @@ def _difference(found: Difference | None, other: int | None, corrected: float | 
         "distinguishable": corrected is not None and corrected <= LEVEL,
         "lost": found.lost,
         "gained": found.gained,
-        "detectable": None if least != least else least,
+        "detectable": None if least is None else 100 * least,
     }
 
 
@@ -229,7 +251,8 @@ def _provenance(record: dict[str, Any], convention: str) -> dict[str, Any]:
     counted = (
         {"convention": convention, "tokens_basis": dig(record, "flops", "tokens_basis")} if record["flops"] else {}
     )
-    return ran | counted | record["provenance"]
+    timed = {key: record["latency"].get(key) for key in ("clock", "exclusive")} if record["latency"] else {}
+    return ran | counted | timed | record["provenance"]
 
 
 def _lines(document: dict[str, Any]) -> str:

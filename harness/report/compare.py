@@ -6,8 +6,9 @@ import pandas as pd
 
 from harness.errors import VtbenchError
 from harness.reading import read_pairs
+from harness.report.cells import points
 from harness.report.results import Results, Row
-from harness.report.statistics import Interval, interval, paired
+from harness.report.statistics import interval, paired
 
 EXAMPLES = 5  # of each kind
 
@@ -48,20 +49,22 @@ def compare(results: Results, one: str, other: str) -> str:
     """
     names, rows = (one, other), [chosen(results, text) for text in (one, other)]
     for name, row in zip(names, rows, strict=True):
-        if row.samples.empty or row.samples["score"].isna().all():
+        if results.scored(row).empty:
             raise VtbenchError(f"{name!r} has no scores to compare in {results.name}")
-    mine, theirs = (row.samples.dropna(subset="score") for row in rows)
+    mine, theirs = map(results.scored, rows)
     both = mine.merge(theirs, on=["task", "doc_id"], suffixes=("", "_other"))
     if both.empty:
         raise VtbenchError(f"{one!r} and {other!r} answered no question in common")
-    difference = paired(mine, theirs)
+    left = sorted(results.off_scale)
+    others = both.assign(score=both["score_other"])
+    difference = paired(both, others)
     lines = [
         f"{results.name}: {len(both)} samples that both answered, on {both['image_id'].nunique()} images",
-        f"  A  {one}: {_words(interval(mine))}",
-        f"  B  {other}: {_words(interval(theirs))}",
-        f"  A − B: {_points(difference.mean)} ({_points(difference.low)} to {_points(difference.high)}) points, "
-        f"p {difference.p:.2g}",
+        f"  A  {one}: {points(*interval(both))}",
+        f"  B  {other}: {points(*interval(others))}",
+        f"  A − B: {points(*difference[:3], signed=True)} points, p {difference.p:.2g}",
         f"  A alone is better on {difference.gained}, B alone on {difference.lost}",
+        *([f"  left out, their scores are not from 0 to 1: {', '.join(left)}"] if left else []),
         "",
     ]
     width = max(map(len, both["task"]))
@@ -93,11 +96,3 @@ def _line(value: object) -> str:
     """Return a text in one line, without what a terminal would obey."""
     shown = "".join(character if character.isprintable() else " " for character in str(value))
     return " ".join(shown.split())[:200]
-
-
-def _words(found: Interval) -> str:
-    return f"{100 * found.mean:.1f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")

@@ -7,14 +7,17 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.report.results import Results, Row
-from harness.report.statistics import Difference, Interval, Panel, holm
+from harness.report.statistics import Difference, Interval, Panel, detectable, holm
 
 BASELINE = "downsample"
 LEVEL = 0.05
 
 
 class Hard(NamedTuple):
-    """The mean score on samples that the downsampled image gets wrong, its tokens, and how many samples these are."""
+    """The mean score on samples that the downsampled image gets wrong, its tokens, and how many samples these are.
+
+    Wrong: scored below the full mark, 1.
+    """
 
     mean: float
     tokens: int
@@ -24,16 +27,17 @@ class Hard(NamedTuple):
 class Compared:
     """Averages with intervals by row, and paired differences; Holm's correction over all comparisons of the report.
 
-    scores (by leaf task), asked (the samples of each that have a score), average, retention (of the full model's
-    average); difference (from the full model), same (not distinguishable from it); best (of each row's budget, by row),
-    from_best, tied (not distinguishable from the best); corrected, corrected_best (the p values of these differences
-    after the correction); hard.
+    scores (by leaf task), asked (the samples of each that have a score), average, retention (the mean over tasks of
+    score / full model's score); difference (from the full model), same (not distinguishable from it); best (of each
+    row's budget, by row), from_best, tied (not distinguishable from the best); corrected, corrected_best (the p values
+    of these differences after the correction), least, least_best (the true difference that each would find, None for
+    none); by_task (p of no difference from the full model in each task), corrected_by_task (a correction of their own),
+    hard. Tasks `Results.off_scale` are in retention alone.
     """
 
     def __init__(self, results: Results) -> None:
         self.rows = results.rows
-        self.scored = {i: row.samples.dropna(subset="score") for i, row in enumerate(self.rows) if len(row.samples)}
-        self.scored = {i: samples for i, samples in self.scored.items() if len(samples)}
+        self.scored = {i: found for i, row in enumerate(self.rows) if len(found := results.scored(row))}
         full = {_key(row): i for i, row in enumerate(self.rows) if row.method == "full"}
         self.full = {i: self.rows[full[_key(row)]] if _key(row) in full else None for i, row in enumerate(self.rows)}
         self.scores: dict[int, dict[str, Interval]] = {}
@@ -43,6 +47,7 @@ class Compared:
         self.difference: dict[int, Difference] = {}
         self.best: dict[int, int] = {}
         self.from_best: dict[int, Difference] = {}
+        self.by_task: dict[int, dict[str, float]] = {}
         self.hard: dict[int, Hard] = {}
         panels: dict[tuple[str, str], list[int]] = defaultdict(list)
         for i in self.scored:
@@ -51,17 +56,22 @@ class Compared:
             self._compare(members, full.get(key))
         # The best of k is chosen on the same samples, so k(k − 1)/2 pairs stand behind its k − 1 comparisons.
         chosen_of = Counter(self.best.values())
-        against_best = [min(1.0, each.p * chosen_of[self.best[i]] / 2) for i, each in self.from_best.items()]
+        times = {i: chosen_of[self.best[i]] / 2 for i in self.from_best}
+        against_best = [min(1.0, each.p * times[i]) for i, each in self.from_best.items()]
         corrected = holm([*(each.p for each in self.difference.values()), *against_best])
+        level = LEVEL / max(1, len(corrected))  # the strictest of Holm's
+        self.least = {i: detectable(each, level) for i, each in self.difference.items()}
+        self.least_best = {i: detectable(each, level / times[i]) for i, each in self.from_best.items()}
         self.corrected = dict(zip(self.difference, corrected, strict=False))
         self.corrected_best = dict(zip(self.from_best, corrected[len(self.difference) :], strict=True))
         self.same = {i for i, p in self.corrected.items() if p > LEVEL}
         self.tied = {i for i, p in self.corrected_best.items() if p > LEVEL}
+        places = [(i, task) for i, found in self.by_task.items() for task in found]
+        self.corrected_by_task = dict(zip(places, holm([self.by_task[i][task] for i, task in places]), strict=True))
 
     def _compare(self, members: list[int], full: int | None) -> None:
         """Compare the rows of one model and setting; full: the full model among them."""
         panel = Panel([self.scored[i] for i in members])
-        means = panel.means(panel.scores)
         asked = panel.answered(panel.scores).astype(int)
         there = asked > 0  # [T, K]: who answered what
         column = {i: k for k, i in enumerate(members)}
@@ -74,12 +84,11 @@ class Compared:
             answered = there[:, column[full]]
             held = [i for i in members if answered[there[:, column[i]]].all()]  # the full model has all of its tasks
             for i in held:
-                mean = means[:-1, column[full]][there[:, column[i]]].mean()
-                if mean:
-                    self.retention[i] = self.average[i].mean / float(mean)
+                self._retain(i, self.rows[full].scores)
             pruned = [i for i in held if i != full]
             pairs = [(column[i], column[full]) for i in pruned]
             self.difference |= dict(zip(pruned, panel.differences(pairs), strict=True))
+            self.by_task |= dict(zip(pruned, panel.differences_by_task(pairs), strict=True))
         best = self._best(members, {i: frozenset(np.flatnonzero(there[:, column[i]])) for i in members})
         self.best |= best
         others = [i for i in best if i != best[i]]
@@ -87,12 +96,20 @@ class Compared:
         self.from_best |= dict(zip(others, panel.differences(pairs), strict=True))
         self._hard(panel, column)
 
+    def _retain(self, i: int, full: dict[str, float | None]) -> None:
+        """Hold a row's scores against the full model's as the papers do: task by task, each on the task's own scale."""
+        scores = {task: score for task, score in self.rows[i].scores.items() if score is not None}
+        pairs = [(score, full.get(task)) for task, score in scores.items()]
+        rates = [score / whole for score, whole in pairs if whole]
+        if rates and all(whole is not None for _, whole in pairs):
+            self.retention[i] = sum(rates) / len(rates)
+
     def _best(self, members: list[int], tasks: dict[int, frozenset[int]]) -> dict[int, int]:
-        """Return, for every pruned row with all tasks of its budget, the best one of them, where there are several."""
-        groups: dict[str, list[int]] = defaultdict(list)
+        """Return, for every row with a budget and all tasks of it, the best one of them, where there are several."""
+        groups: dict[int, list[int]] = defaultdict(list)
         for i in members:
-            if self.rows[i].method != "full":
-                groups[self.rows[i].budget].append(i)
+            if (tokens := self.rows[i].tokens) is not None:
+                groups[tokens].append(i)
         found: dict[int, int] = {}
         for group in groups.values():
             every = frozenset().union(*(tasks[i] for i in group))

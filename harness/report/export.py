@@ -11,7 +11,7 @@ import pandas as pd
 FORMATS = ("csv", "latex")
 SUFFIX = {"csv": "csv", "latex": "tex"}
 SIGNS = {"≈": r"$\approx$", "−": "$-$", "–": "--", "†": r"$\dagger$", "≤": r"$\le$", "×": r"$\times$", "→": r"$\to$"}
-SIGNS |= {"≠": r"$\ne$", "§": r"\S{}"}
+SIGNS |= {"≠": r"$\ne$", "‡": r"$\ddagger$", "§": r"\S{}"}
 SPECIAL = {character: rf"\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -50,7 +50,7 @@ def _cells(line: str) -> list[str]:
 def _plain(cell: str) -> str:
     """Undo `tables.text`; bold stays, as it is written with stars that are not escaped."""
     bold = re.sub(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*", "\x02\\1\x03", cell)
-    plain = html.unescape(re.sub(r"\\([\\`*_\[\]|~])", r"\1", bold.replace("`", "")))
+    plain = html.unescape(re.sub(r"\\([\\`*_\[\]|~])|`", r"\1", bold))
     return plain.replace("\x02", "**").replace("\x03", "**")
 
 

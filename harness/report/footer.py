@@ -32,6 +32,13 @@ def state(results: Results, asked: Collection[str]) -> str:
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
+def off_scale(results: Results) -> str:
+    """Return which tasks the averages leave out; empty for none."""
+    found = [text(name) for task, name in short_names(results.tasks).items() if task in results.off_scale]
+    samples = "samples are scored outside 0 to 1, and nothing tells how much that is of a full mark"
+    return f"Avg. and the comparisons leave out {', '.join(found)}: {samples}.\n" if found else ""
+
+
 def failure_list(results: Results) -> str:
     """Return the failed trials and what could not be read, and why."""
     lines = []
@@ -72,6 +79,7 @@ def provenance(results: Results, convention: str) -> str:
                 found.append(str(value))
         return ", ".join(text(value) for value in sorted(found)) or NOT_MEASURED
 
+    shared = sum((record["latency"] or {}).get("exclusive") is False for record in records)
     started = sorted(str(record["provenance"]["started"]) for record in records)
     versions = ("vtbench", "python", "torch", "transformers", "lmms_eval", "fvcore")
     lines = {
@@ -89,7 +97,7 @@ def provenance(results: Results, convention: str) -> str:
         "parameters": "; ".join(_parameters(results, method) for method in varied(results)),
         "FLOPs": f"prefill, convention `{convention}` ({CONVENTIONS[convention].source}), counted by fvcore "
         f"over {every('flops', 'tokens_basis')}",
-        "time": f"{every('latency', 'clock')}; device to itself: {every('latency', 'exclusive')}",
+        "time": f"{every('latency', 'clock')}; trials that shared the device: {shared}",
         "memory": f"KV cache of visual tokens in bf16 by arithmetic; peak as {every('memory', 'peak_kind')}",
         "versions": ", ".join(f"{name} {every('provenance', name)}" for name in versions),
         "git commit": every("provenance", "git_commit"),

@@ -106,6 +106,21 @@ class Results:
         """The leaf tasks, in the order of the records."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
 
+    @cached_property
+    def off_scale(self) -> set[str]:
+        """The tasks with samples scored outside 0 to 1: nothing tells how much they would weigh in an average."""
+        found: set[str] = set()
+        for row in self.rows:
+            if len(row.samples):
+                score = row.samples["score"].to_numpy(float)
+                found |= set(row.samples["task"][(score < 0) | (score > 1)])
+        return found
+
+    def scored(self, row: Row) -> pd.DataFrame:
+        """Return the samples that count in a row's average."""
+        found = row.samples.dropna(subset="score") if len(row.samples) else row.samples
+        return found[~found["task"].isin(self.off_scale)] if self.off_scale and len(found) else found
+
     def state(self, asked: Collection[str]) -> State:
         """Return how far the sweep is. asked: ids of its trials; of an older run, which left none, those that ended."""
         done = {record["id"] for row in self.rows for record in row.records}
@@ -175,7 +190,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             # a group and one of its tasks in the same sweep ask the same questions
             together = together.drop_duplicates(["task", "doc_id"])
         rows[key] = replace(rows[key], samples=together)
-    order = list(rows.values())
+    order = _alike(list(rows.values()))
     order.sort(
         key=lambda row: (
             row.model,
@@ -188,6 +203,17 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
         )
     )
     return Results(folder.resolve().name, order, failures, folder, unreadable)
+
+
+def _alike(rows: list[Row]) -> list[Row]:
+    """Give all rows of a method the same parameters: None for one that an older trial did not know."""
+    known: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in rows:
+        known[row.method] |= dict.fromkeys(key for key in row.parameters if key != "tokens")
+    return [
+        replace(row, parameters=row.parameters | {k: None for k in known[row.method] if k not in row.parameters})
+        for row in rows
+    ]
 
 
 def _task_versions(records: list[dict[str, Any]]) -> list[str | None]:

@@ -145,28 +145,50 @@ class Panel:
         """Compare rows with others, each on the samples that both answered.
 
         The interval is the bootstrap of the paired difference by image. p: for scores that are all 0 or 1 McNemar's
-        exact test on the samples that one got right and the other did not, unless several of these are of one image.
-        Else, and for graded scores, the sign-flip permutation test by image, of which McNemar's is the case of one
-        sample an image.
+        exact test on the samples that one got right and the other did not, where these weigh alike and are independent:
+        every task of the pair has as many samples, and no two of them are of one image. Else the sign-flip permutation
+        test by image of what is shown, the difference of averages over tasks; McNemar's is its case of equal weights.
         """
         if not pairs:
             return []
         one, other = (self.scores[:, list(rows)] for rows in zip(*pairs, strict=True))
         change = one - other
-        moved = np.nan_to_num(change) != 0
-        lost, gained = ((np.nan_to_num(sign * change) < 0).sum(axis=0) for sign in (1, -1))
+        intervals, p = self.intervals(change, by_task=False), self._tested(one, other)
+        return [
+            Difference(*found[-1], float(each), int(lost), int(gained))
+            for found, each, lost, gained in zip(intervals, p, *_lost_gained(change), strict=True)
+        ]
+
+    def differences_by_task(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, float]]:
+        """Return for every pair the p of no difference in each task of which both answered samples, as above."""
+        if not pairs:
+            return []
+        one, other = (self.scores[:, list(rows)] for rows in zip(*pairs, strict=True))
+        p = [
+            self._tested(*(np.where((self.task == t)[:, None], rows, np.nan) for rows in (one, other)))
+            for t in range(len(self.tasks))
+        ]
+        asked = self.answered(one - other)
+        return [{task: float(p[t][k]) for t, task in enumerate(self.tasks) if asked[t, k]} for k in range(len(pairs))]
+
+    def _tested(self, one: Array, other: Array) -> Array:
+        """Return the p [K] of no difference between rows [N, K] and others."""
+        change = one - other
+        asked = self.answered(change)
+        lost, gained = _lost_gained(change)
         by_image = csr_array((np.ones(len(self.image)), (self.image, np.arange(len(self.image)))))
         right_or_wrong = np.isin(np.where(np.isnan(change)[None], 0, (one, other)), (0, 1)).all(axis=(0, 1))
-        exact = right_or_wrong & ((by_image @ moved).max(axis=0) <= 1)
+        exact = right_or_wrong & ((by_image @ (np.nan_to_num(change) != 0)).max(axis=0) <= 1)
+        exact &= ((asked == 0) | (asked == asked.max(axis=0))).all(axis=0)
         p = np.array([mcnemar(int(up), int(down)) for up, down in zip(gained, lost, strict=True)])
         if not exact.all():
-            graded = change[:, ~exact]
-            weighted = np.nan_to_num(graded) / np.maximum(self.answered(graded)[self.task], 1)
+            weighted = np.nan_to_num(change[:, ~exact]) / np.maximum(asked[:, ~exact][self.task], 1)
             p[~exact] = sign_flip(by_image @ weighted)
-        return [
-            Difference(*intervals[-1], float(p), int(down), int(up))
-            for intervals, p, down, up in zip(self.intervals(change, by_task=False), p, lost, gained, strict=True)
-        ]
+        return p
+
+
+def _lost_gained(change: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return (change < 0).sum(axis=0), (change > 0).sum(axis=0)
 
 
 def _or_nan(counts: Array) -> Array:
@@ -211,14 +233,14 @@ def sign_flip(changes: Array) -> Array:
     return np.where(extreme > 0, (extreme + 1) / (FLIPS + 1), np.minimum(1 / FLIPS, normal))
 
 
-def detectable(difference: Difference) -> float:
-    """Return the smallest true difference that such a comparison finds at 5 % with a power of 80 %.
+def detectable(difference: Difference, level: float) -> float | None:
+    """Return the smallest true difference that such a comparison finds at this level with a power of 80 %.
 
     By the normal approximation, its standard error taken from the bootstrap interval, so that images are accounted for;
-    where few samples disagree, McNemar's exact test needs more than that.
+    where few samples disagree, McNemar's exact test needs more than that. None for an interval without a width.
     """
     error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
-    return float((norm.ppf(0.975) + norm.ppf(0.8)) * error)
+    return float((norm.ppf(1 - level / 2) + norm.ppf(0.8)) * error) if error > 0 else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

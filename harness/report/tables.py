@@ -1,21 +1,23 @@
 """The paper-style table, the group × threshold tables, failures and provenance, as markdown."""
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from itertools import takewhile
+from math import prod
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from harness.report.cells import Column, columns, flops_unit
-from harness.report.compared import Compared
+from harness.report.cells import Column, columns, flops_unit, points
+from harness.report.compared import LEVEL, Compared
 from harness.report.results import Results, Row
 from harness.report.statistics import Interval
 
 NOT_MEASURED = "not measured"
+NONE = "–"
 SAME = "≈"
 TIED = "="
+SHARED = "‡"
 MOST_ROWS = 1000  # of a table; a longer one helps nobody
 MOST_SCORED = 60
 
@@ -51,24 +53,28 @@ def gridded(results: Results) -> dict[str, tuple[str, str]]:
     return {method: (keys[0], keys[1]) for method, keys in varied(results).items() if len(keys) >= 2}
 
 
-def commonest(results: Results, method: str) -> dict[str, Any]:
-    """Return the values of a gridded method's parameters that most of its budgets were run with."""
-    keys = varied(results)[method]
-    rows = [row for row in results.rows if row.method == method]
-    sets = pd.Series([str({key: row.parameters[key] for key in keys}) for row in rows])
-    chosen = sets.value_counts(sort=True).index[0]
-    return next({k: row.parameters[k] for k in keys} for row, s in zip(rows, sets, strict=True) if s == chosen)
-
-
 @lru_cache(maxsize=1)
 def in_main_table(results: Results) -> list[int]:
-    """Return the rows of the main table; of a method whose scores have a grid, those at its commonest values."""
-    grids = {method: commonest(results, method) for method in gridded(results)} if results.asks("accuracy") else {}
-    return [
-        index
-        for index, row in enumerate(results.rows)
-        if all(row.parameters[key] == value for key, value in grids.get(row.method, {}).items())
-    ]
+    """Return the rows of the main table: all but those that a full grid under Grids shows.
+
+    Of the rows of a method's budget with every combination of its values, that with the method's commonest ones stays.
+    """
+    shown = set(range(len(results.rows)))
+    for method, keys in varied(results).items():
+        if len(keys) < 2:
+            continue
+        places: dict[tuple[object, ...], dict[tuple[str, ...], int]] = defaultdict(dict)
+        for i, row in enumerate(results.rows):
+            if row.method == method and len(results.scored(row)):
+                values = tuple(str(row.parameters[key]) for key in keys)
+                places[row.model, row.tokens, str(row.setting)][values] = i
+        ran = Counter(values for grid in places.values() for values in grid)
+        commonest = ran.most_common(1)[0][0] if ran else None
+        for grid in places.values():
+            sides = [len(set(values)) for values in zip(*grid, strict=True)]
+            if commonest in grid and len(grid) == prod(sides) and sides[0] * sides[1] > 1:
+                shown -= {i for values, i in grid.items() if values != commonest}
+    return sorted(shown)
 
 
 def label(results: Results, row: Row) -> str:
@@ -92,9 +98,11 @@ def main_table(results: Results, compared: Compared, convention: str) -> str:
     What no trial was asked for has no column.
     """
     columns = _columns(results, compared, convention)
-    return by_budget(
-        results, in_main_table(results), ["Method", *columns], lambda index: [cell(index) for cell in columns.values()]
-    )
+    rows = in_main_table(results)
+    table = by_budget(results, rows, ["Method", *columns], lambda index: [cell(index) for cell in columns.values()])
+    left = len(results.rows) - len(rows)
+    further = f"\n{left} further {'row is' if left == 1 else 'rows are'} under Grids and in the JSON.\n"
+    return table + (further if left else "")
 
 
 def by_budget(
@@ -116,7 +124,10 @@ def by_budget(
 
 
 def scores_table(results: Results, compared: Compared, convention: str) -> str:
-    """Return every task's mean score with its interval; empty for one task, whose average it is, and for many rows."""
+    """Return every task's mean score with its interval and the sign of no difference from the full model's.
+
+    Empty for one task, whose average it is, and for many rows.
+    """
     measured = columns(results, compared, convention)
     names = short_names(results.tasks)
     means = {task: measured.get(f"mean/{task}") or measured.get(f"score/{task}") for task in names}
@@ -125,13 +136,18 @@ def scores_table(results: Results, compared: Compared, convention: str) -> str:
     if len(shown) < 2 or len(rows) > MOST_SCORED:
         return ""
 
-    def score(column: Column, index: int) -> str:
-        spread = column.spread(index)
-        mean = column.written(index)
-        return NOT_MEASURED if mean is None else f"{mean} ({spread})" if spread else mean
+    def score(task: str, index: int) -> str:
+        found = _spread(shown[task], index)
+        return f"{found} {SAME}" if compared.corrected_by_task.get((index, task), 0) > LEVEL else found
 
     header = ["Method", *(text(names[task]) for task in shown)]
-    return by_budget(results, rows, header, lambda index: [score(column, index) for column in shown.values()])
+    return by_budget(results, rows, header, lambda index: [score(task, index) for task in shown])
+
+
+def _spread(column: Column, index: int) -> str:
+    """Return a row's number with its range, if it has one."""
+    value, spread = column.written(index), column.spread(index)
+    return NOT_MEASURED if value is None else f"{value} ({spread})" if spread else value
 
 
 def _columns(results: Results, compared: Compared, convention: str) -> dict[str, Callable[[int], str]]:
@@ -151,7 +167,7 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
     def average(index: int) -> str:
         mean = written(measured, "average", index)
         if mean is None:
-            return NOT_MEASURED
+            return NONE if results.off_scale & results.rows[index].scores.keys() else NOT_MEASURED
         lacking = len(results.lacks(results.rows[index]))
         part = f" ({len(names) - lacking} of {len(names)} tasks)" if lacking else ""
         mean = f"**{mean}**" if compared.best.get(index) == index else mean
@@ -172,8 +188,8 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         return NOT_MEASURED if into is None or mean is None else f"{into} / {mean}"
 
     def prefill(index: int) -> str:
-        median = written(measured, "prefill", index)
-        return NOT_MEASURED if median is None else f"{median} ({measured['prefill'].spread(index)})"
+        found = _spread(measured["prefill"], index) if "prefill" in measured else NOT_MEASURED
+        return found if found == NOT_MEASURED or results.rows[index].alone else f"{found} {SHARED}"
 
     pruner = of("pruner")
     heads: dict[str, dict[str, Callable[[int], str]]] = {
@@ -239,7 +255,8 @@ def grids(results: Results, compared: Compared) -> list[Grid]:
         words += [f"{key} {row.setting[key]}" for key in results.differing]
         title = ", ".join(words)
         grid = found.setdefault(title, Grid(title, down, across, {}))
-        grid.cells[row.parameters[down], row.parameters[across]] = compared.average[index]
+        place = [value if isinstance(value, Hashable) else str(value) for value in map(row.parameters.get, pair)]
+        grid.cells[place[0], place[1]] = compared.average[index]
     return [grid for grid in found.values() if len(grid.cells) > 1]
 
 
@@ -252,7 +269,7 @@ def grid_table(grid: Grid) -> str:
         line = [text(value)]
         for column in columns:
             cell = grid.cells.get((value, column))
-            shown = "" if cell is None else f"{100 * cell.mean:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"
+            shown = "" if cell is None else points(*cell)
             line.append(f"**{shown}**" if cell and cell.mean == best else shown or NOT_MEASURED)
         lines.append(line)
     header = [f"{text(grid.down)} \\ {text(grid.across)}", *(text(column) for column in columns)]

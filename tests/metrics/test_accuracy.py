@@ -122,6 +122,7 @@ def test_samples_of_one_picture_share_its_image_id(of_lmms_eval):
     assert result.scores["pope"]["pope_accuracy"] == 1.0 and result.scores["pope"]["n"] == 3
     one, same, other = result.samples["image_id"]
     assert one == same != other
+    assert [one, same, other] == ["+".join(pictures) for pictures in result.samples["pictures"]]
 
 
 def test_mme_scores_every_sample_by_its_own_metric(of_lmms_eval):

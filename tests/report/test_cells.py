@@ -101,6 +101,32 @@ def test_a_cell_says_its_samples_and_trials_and_trials_their_provenance(sweep, t
     assert full["full"] is None and full["best"] is None
 
 
+def test_times_that_were_not_alone_bear_a_sign_and_say_so(sweep, tmp_path):
+    def shared(record, samples):
+        record["latency"]["exclusive"] = False
+        return samples
+
+    rewrite(sweep, 2, shared)
+    found, markdown = written(sweep, tmp_path)
+    lines = [line for line in markdown.splitlines() if "‡" in line]
+    assert len(lines) == 2 and "| 12.3 (12.0–13.0) ‡ |" in lines[0] and lines[1].startswith("‡: something else used")
+    assert "- time: CPU time; trials that shared the device: 1\n" in markdown
+    assert [found["trials"][f"{number:016x}"]["exclusive"] for number in (1, 2)] == [True, False]
+    assert found["trials"][f"{1:016x}"]["clock"] == "CPU time" and "clock" not in found["trials"][f"{6:016x}"]
+    assert [row.alone for row in read(sweep).rows] == [True, True, False, True, True, True]
+
+
+def test_every_tasks_difference_from_the_full_model_has_its_p_and_its_sign(sweep, tmp_path):
+    found, markdown = written(sweep, tmp_path)
+    part = markdown.partition("## Scores with 95 % intervals")[2].partition("## ")[0]
+    for row, name in ((found["rows"][1], "ivtp"), (found["rows"][2], "topk")):
+        line = next(line for line in part.splitlines() if line.startswith(f"| {name} |"))
+        signs = [cell.endswith("≈") for cell in line.strip("| ").split(" | ")[1:]]
+        assert signs == [not row["by_task"][task]["distinguishable"] for task in TASKS] == [name == "ivtp"] * 2
+        assert all(each["p"] <= each["corrected"] for each in row["by_task"].values())
+    assert found["rows"][0]["by_task"] == {} and "≈: not distinguishable from the full model's" in part
+
+
 def test_differences_say_what_they_are_from_and_whether_they_are_real(sweep, tmp_path):
     found, _ = written(sweep, tmp_path)
     compared = Compared(read(sweep))

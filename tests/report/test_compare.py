@@ -88,6 +88,21 @@ def test_what_was_kept_changes_nothing_of_a_comparison():
     assert compare(with_kept, *names) == compare(RESULTS, *names)
 
 
+def test_averages_are_of_the_samples_that_both_answered():
+    results = Results("mine", [row("full", [1, 0, 0, 0]), row("topk", [1, 0], "aa", tokens=64)], [])
+    lines = compare(results, "full", "topk").splitlines()
+    assert lines[0] == "mine: 2 samples that both answered, on 2 images"
+    assert lines[1].startswith("  A  full: 50.0 (") and lines[2].startswith("  B  topk: 50.0 (")
+    assert lines[3] == "  A − B: +0.0 (+0.0 to +0.0) points, p 1"
+
+
+def test_scores_of_another_scale_are_left_out_and_one_image_has_no_interval():
+    results = Results("mine", [row("full", [1, 5], "ab"), row("topk", [0, 2], "ab", tokens=64)], [])
+    lines = compare(results, "full", "topk").splitlines()
+    assert lines[1:4] == ["  A  full: 100.0", "  B  topk: 0.0", "  A − B: +100.0 points, p 1"]
+    assert lines[5] == "  left out, their scores are not from 0 to 1: b"
+
+
 def test_nothing_in_common_is_said():
     apart = Results("mine", [row("full", [1, 1], "aa"), row("topk", [1, 1], "cc", tokens=64)], [])
     with pytest.raises(VtbenchError, match="'full' and 'topk' answered no question in common"):

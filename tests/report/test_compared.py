@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from harness.report.compared import Compared
 from harness.report.differences import differences
+from harness.report.footer import off_scale
 from harness.report.results import SETTING, Results, Row
 from harness.report.statistics import Difference, detectable, interval, mcnemar, paired
 
@@ -93,6 +94,40 @@ def test_budgets_models_and_settings_have_a_best_of_their_own():
     assert found.best == {1: 1, 2: 1} and 4 not in found.difference
 
 
+def test_rows_without_a_budget_have_no_best():
+    assert compared(FULL, row("ats", [1.0] * 40, tokens=None), row("dyn", [0.0] * 40, tokens=None)).best == {}
+
+
+def tasked(method: str, **scores: list[float]) -> Row:
+    frames = [row(method, found).samples.assign(task=task) for task, found in scores.items()]
+    record = {"trial": {}, "scores": {task: {"em": sum(found) / len(found)} for task, found in scores.items()}}
+    each = row(method, [1.0])
+    return Row(each.model, method, each.parameters, each.setting, [record], pd.concat(frames))
+
+
+def test_the_average_rate_is_the_mean_of_the_tasks_rates_and_leaves_out_what_full_fails():
+    full = tasked("full", a=[1.0] * 12 + [0.0] * 8, b=[1.0] * 2 + [0.0] * 18, c=[0.0] * 20)
+    pruned = tasked("topk", a=[1.0] * 9 + [0.0] * 11, b=[1.0] + [0.0] * 19, c=[1.0] * 20)
+    assert compared(full, pruned).retention == {0: 1.0, 1: pytest.approx((0.75 + 0.5) / 2)}
+
+
+def test_scores_that_are_no_share_of_a_full_mark_are_in_no_average():
+    full, pruned = tasked("full", a=[1.0] * 20, b=[5.0] * 20), tasked("topk", a=[0.0] * 20, b=[1.0] * 20)
+    results = Results("mine", [full, pruned], [])
+    found = Compared(results)
+    assert results.off_scale == {"b"} and found.scores[1].keys() == {"a"} and found.difference[1].mean == -1.0
+    assert found.retention[1] == pytest.approx((0 + 1 / 5) / 2)
+    assert off_scale(results).startswith("Avg. and the comparisons leave out b: ") and "350" not in off_scale(results)
+    assert off_scale(Results("mine", [FULL], [])) == ""
+
+
+def test_each_tasks_difference_is_corrected_over_all_rows_and_tasks():
+    full = tasked("full", a=[1.0] * 20, b=[1.0] * 20)
+    found = compared(full, tasked("topk", a=[0.0] * 20, b=[1.0] * 20))
+    assert found.by_task == {1: {"a": 2 * 0.5**20, "b": 1.0}}
+    assert found.corrected_by_task == {(1, "a"): pytest.approx(4 * 0.5**20), (1, "b"): 1.0}
+
+
 def test_the_hard_samples_are_those_that_a_smaller_image_gets_wrong():
     found = compared(FULL, GOOD, POOR, SMALL)
     assert found.hard.keys() == {1, 2}
@@ -109,7 +144,11 @@ def test_the_nearest_smaller_image_is_taken():
 
 def test_the_detectable_difference_by_hand():
     width = 2 * norm.ppf(0.975) * 0.02
-    assert detectable(Difference(0.0, -width / 2, width / 2, 1.0, 0, 0)) == pytest.approx(0.02 * (1.959964 + 0.841621))
+    found = Difference(0.0, -width / 2, width / 2, 1.0, 0, 0)
+    assert detectable(found, 0.05) == pytest.approx(0.02 * (1.959964 + 0.841621))
+    assert detectable(found, 0.05 / 10) == pytest.approx(0.02 * (2.807034 + 0.841621))
+    assert detectable(Difference(0.0, 0.0, 0.0, 1.0, 0, 0), 0.05) is None
+    assert detectable(Difference(0.0, np.nan, np.nan, 1.0, 0, 0), 0.05) is None
 
 
 def test_a_true_difference_of_that_size_is_found_four_times_in_five():
@@ -122,7 +161,8 @@ def test_a_true_difference_of_that_size_is_found_four_times_in_five():
         same = [1.0] * (400 - lost - gained)
         return row("topk", [0.0] * lost + [1.0] * gained + same), row("full", [1.0] * lost + [0.0] * gained + same)
 
-    least = float(np.mean([detectable(paired(*(r.samples for r in scores(*discordant(0.1, 0.1))))) for _ in range(5)]))
+    pairs = [[r.samples for r in scores(*discordant(0.1, 0.1))] for _ in range(5)]
+    least = float(np.mean([detectable(paired(*pair), 0.05) for pair in pairs]))
     # the same share of samples disagrees, and the difference between the two is the true one
     lost, gained = 0.1 + least / 2, 0.1 - least / 2
     found = [mcnemar(*reversed(discordant(lost, gained))) < 0.05 for _ in range(2000)]
@@ -139,6 +179,18 @@ def test_the_table_says_what_is_best_tied_and_hard():
     assert lines["evit"].count("≈") == 1 and "| −2.5 (−7.5 to +0.0) = |" in lines["evit"]
     text = differences(results, Compared(results))
     assert "With 40 samples on 40 images a true difference of " in text and "a power of 80 %" in text
+    assert "(a score below 1)" in text and "yardstick" not in text
+    least = [*Compared(results).least.values(), *Compared(results).least_best.values()]
+    assert f"difference of {100 * float(np.median(least)):.1f} points" in text
+    with_random = Results("mine", [FULL, GOOD, row("random", [1.0] * 40), SMALL], [])
+    assert "; random is the yardstick." in differences(with_random, Compared(with_random))
+
+
+def test_a_row_that_was_compared_with_nothing_is_no_heading_and_no_interval_is_no_nan():
+    results = Results("mine", [row("topk", [1.0]), row("tome", [0.0]), row("topk", [1.0], tokens=16)], [])
+    text = differences(results, Compared(results))
+    assert "| topk | – | – | – |" in text and "| tome | – | – | −100.0 = |" in text
+    assert "nan" not in text and "power" not in text
 
 
 def test_without_anything_to_compare_there_is_no_table(tmp_path: Path):

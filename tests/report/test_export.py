@@ -31,6 +31,11 @@ def test_cells_are_what_was_written():
     ]
 
 
+def test_backticks_of_a_name_stay():
+    (found,) = tables(table([text("we`ird\\`"), "`code`"], [[text("a`b"), "**x**"]]))
+    assert found.header == ["we`ird\\`", "code"] and found.rows == [["a`b", "**x**"]]
+
+
 def test_latex_escapes_what_it_would_obey():
     first, _ = tables(MARKDOWN)
     assert latex(first).splitlines() == [

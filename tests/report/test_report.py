@@ -186,6 +186,35 @@ def test_a_grid_has_its_own_table_and_one_line_in_the_main_one(sweep, tmp_path):
     assert (tmp_path / "reports" / "mine" / "grid_1.png").exists()
 
 
+def test_rows_that_make_no_full_grid_are_all_in_the_main_table(tmp_path):
+    folder = tmp_path / "mine"
+    for number, (group, threshold) in enumerate([(3, 0.2), (2, 0.2), (4, 0.2), (3, 0.1), (3, 0.3)]):
+        add(folder, number, "ivtp", {"tokens": 64, "group": group, "threshold": threshold}, right=0.7)
+    markdown = written(folder, tmp_path)
+    assert sum(line.startswith("| ivtp") for line in markdown.splitlines()) == 5 and "further row" not in markdown
+
+
+def test_the_main_table_says_how_many_rows_are_elsewhere(sweep, tmp_path):
+    assert "\n3 further rows are under Grids and in the JSON.\n" in written(sweep, tmp_path)
+
+
+def test_a_parameter_that_older_trials_did_not_know_is_none_there(tmp_path):
+    folder = tmp_path / "mine"
+    add(folder, 0, "topk", {"tokens": 64, "new": 1}, right=0.7)
+    add(folder, 1, "topk", {"tokens": 32}, right=0.6)
+    markdown = written(folder, tmp_path)
+    assert "| topk (new 1) |" in markdown and "| topk (new None) |" in markdown
+
+
+def test_a_grid_of_lists_of_one_image_has_neither_crash_nor_nan(tmp_path):
+    folder = tmp_path / "mine"
+    for number, (layers, group) in enumerate(product(([1, 2], [3, 4]), (2, 3))):
+        add(folder, number, "ivtp", {"tokens": 64, "layers": layers, "group": group}, right=0.9)
+        rewrite(folder, number, lambda record, samples: samples.assign(image_id="x"))
+    markdown = written(folder, tmp_path)
+    assert "| \\[1, 2\\] | **89.0** | **89.0** |" in markdown and "(nan" not in markdown
+
+
 def test_failures_are_told_and_text_of_others_shows_as_text(sweep, tmp_path):
     markdown = written(sweep, tmp_path)
     assert "pooling 50 on pocketvqa: out of &lt;b&gt;memory&lt;/b&gt; \\| \\*bold\\*" in markdown

@@ -152,6 +152,24 @@ def test_several_questions_of_an_image_are_flipped_together():
     assert mcnemar(0, 15) < 0.0001
 
 
+def test_tasks_of_unequal_length_are_compared_as_their_average_weighs_them():
+    """30 of 1000 lost in one task, 5 of 20 gained in the other: the average gains 11 points, the samples lose 25."""
+    tasks = ["a"] * 1000 + ["b"] * 20
+    full = samples([1.0] * 1000 + [0.0] * 10 + [1.0] * 10, tasks)
+    pruned = samples([0.0] * 30 + [1.0] * 970 + [0.0] * 5 + [1.0] * 15, tasks)
+    found = paired(pruned, full)
+    assert found.mean == pytest.approx(0.11) and (found.lost, found.gained) == (30, 5)
+    # 0.25 / 2 gained by five samples of 1 / 40 each against 0.03 / 2: all five must stay of a sign, 2 of 2**5
+    assert found.p == pytest.approx(2 / 2**5, abs=0.01) and mcnemar(5, 30) < 0.0001
+
+
+def test_each_task_is_compared_alone():
+    tasks = ["a"] * 6 + ["b"] * 4
+    full, pruned = samples([1.0] * 10, tasks), samples([0.0] * 6 + [1.0] * 4, tasks)
+    panel = Panel([pruned, full, samples([1.0] * 6, ["a"] * 6)])
+    assert panel.differences_by_task([(0, 1), (2, 1)]) == [{"a": 2 * 0.5**6, "b": 1.0}, {"a": 1.0}]
+
+
 def test_the_sign_flips_are_scipys_permutation_test():
     rng = np.random.default_rng(3)
     for shift in (0.0, 0.2, 0.4):
