@@ -1,10 +1,11 @@
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness.metrics import latency
+from harness import lock as locks
 from harness.metrics.flops import count
 from harness.model.text import default_text_encoder, load_text_encoder
 from harness.spec import Trial, load_sweep
@@ -161,11 +162,11 @@ def test_the_model_stays_warm_until_another_is_needed(tmp_path):
 
 
 def test_untimed_work_keeps_timed_sections_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
     cpu = torch.device("cpu")
-    with latency.device_to_itself(cpu, alone=False), latency.device_to_itself(cpu, alone=False):
+    with locks.device_to_itself(cpu, alone=False), locks.device_to_itself(cpu, alone=False):
         lock = (tmp_path / "vtbench-cpu.lock").open()
         with pytest.raises(BlockingIOError):
-            latency.fcntl.flock(lock, latency.fcntl.LOCK_EX | latency.fcntl.LOCK_NB)
-    latency.fcntl.flock(lock, latency.fcntl.LOCK_EX | latency.fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     lock.close()
