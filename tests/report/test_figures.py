@@ -121,7 +121,11 @@ def test_what_has_no_budget_is_crossed_and_on_no_frontier_of_budgets(tmp_path, s
     assert crosses(seen["accuracy_tokens.png"]) == [(pytest.approx(20, rel=0.1), 95)]
     at = "Average score against the nominal budget of visual tokens"
     assert f"![{at}" in section and f"\n{at}. On the frontier, with their budgets: ivtp (16); full. What has" in section
-    assert crosses(seen["accuracy_flops.png"]) == [] and "ivtp (16); prumerge, adaptive." in section
+    assert (
+        len(crosses(seen["tasks.png"])) == 1
+        and crosses(seen["accuracy_flops.png"]) == []
+        and "ivtp (16); prumerge, adaptive." in section
+    )
 
 
 def test_the_full_models_interval_is_a_band_and_bars_are_the_intervals(tmp_path, seen):
@@ -262,6 +266,13 @@ def test_many_methods_make_a_row_a_task_and_too_many_none(tmp_path, seen):
     lines = {f"{name}{copy}": found for name, found in style.scored_lines(results, compared).items() for copy in "ab"}
     cost = curves.costs(results, "flops")[0]
     assert tasks.score_by_task(results, compared, lines, cost, tmp_path / "x.png") is False
+
+
+def test_a_task_without_scores_has_no_panel(tmp_path, seen):
+    for each in (rows := [row(m, 0.5, n) for m in ("topk", "tome") for n in (64, 16)]):
+        each.records[0]["scores"]["vqa_judged"] = {"gpt_score": None, "n": 40}
+    drawn(rows, tmp_path)
+    assert [axes.get_title("left") for axes in seen["tasks.png"].axes if axes.axison] == ["count", "where"]
 
 
 def test_one_task_has_no_panels_of_its_own(tmp_path):

@@ -139,7 +139,7 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
         for name in [name for name in lines if name not in own]:
             behind = sorted((points[i].cost.mean, 100 * points[i].score.mean) for i in lines[name] if i in points)
             axes.plot(*zip(*behind, strict=True), color=OTHERS, linewidth=0.8, zorder=1) if behind else None
-        keys = draw_lines(axes, own, lines, points, cost, hollow, crossed)
+        keys = draw_lines(axes, own, lines, points, cost, hollow)
         scale(axes, results, cost)
         if len(groups) > 1:
             axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, fontsize=9)
@@ -198,13 +198,7 @@ def draw_full(axes: Axes, results: Results, scores: dict[int, Interval], cost: C
 
 
 def draw_lines(
-    axes: Axes,
-    own: list[str],
-    lines: Lines,
-    points: dict[int, Point],
-    cost: Cost,
-    hollow: Collection[int] = (),
-    crossed: Collection[int] = (),
+    axes: Axes, own: list[str], lines: Lines, points: dict[int, Point], cost: Cost, hollow: Collection[int] = ()
 ) -> list[Line2D]:
     """Draw a panel's lines with intervals, neighbours a little apart along octaves, and return the legend's keys."""
     keys = []
@@ -221,7 +215,7 @@ def draw_lines(
         )
         for x, y, i in zip(xs, ys, order, strict=True):
             axes.plot(x, y, color=color, marker=marker, mfc="white" if i in hollow else color, ms=5.5)
-            axes.plot(x, y, **CROSS) if i in crossed else None
+            axes.plot(x, y, **CROSS) if i in cost.outside else None
         keys.append(Line2D([], [], color=color, marker=marker, lw=1.4, ms=5.5, label=name))
     return keys
 

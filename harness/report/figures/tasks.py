@@ -19,7 +19,8 @@ def score_by_task(results: Results, compared: Compared, lines: Lines, cost: Cost
     Returns whether it is there: not if the methods need more than GROUPS columns; None where nothing is to be shown,
     of one task or of rows that do not differ in cost.
     """
-    names = short_names(results.tasks)
+    scored = {task for found in compared.scores.values() for task in found}
+    names = {task: name for task, name in short_names(results.tasks).items() if task in scored}
     if len(names) < 2 or len({cost.of[i].mean for rows in lines.values() for i in rows if i in cost.of}) < 2:
         return None
     groups = panels(lines)
