@@ -53,7 +53,9 @@ class Board:
             ended, total = self._counts()
             print(f"[{ended}/{total}] {trial.label}: {outcome}{self._eta()}", flush=True)
         elif error:
-            self.live.console.print(f"failed {trial.label}: {error}", style="red", markup=False, soft_wrap=True)
+            self.live.console.print(
+                f"failed {trial.label}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
 
     def __rich__(self) -> Group:
         """Return the table as it is now."""
