@@ -142,6 +142,13 @@ def test_a_row_half_of_an_older_store_shows_what_it_has(folder, strips):
     assert not any(panel.merged for strip in strips for panel in strip.panels)
 
 
+def test_a_task_whose_scores_are_of_no_known_scale_is_not_drawn(folder, strips):
+    for each in (rows := [row("full", set()), row("ivtp", {("vqa_count", 1)}), row("topk", {("vqa_where", 1)})]):
+        each.samples.loc[each.samples.task == "vqa_where", "score"] *= 5
+    section(folder, *rows)
+    assert [strip.head for strip in strips] == ["count: what $is$ 1? Expected: yes"]
+
+
 def test_patches_that_make_no_square_are_not_drawn(folder):
     rows = [row(*each) for each in (("full", set()), ("ivtp", {("vqa_count", 1)}), ("topk", set()))]
     for each in rows:

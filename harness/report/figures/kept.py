@@ -43,7 +43,7 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
     """
     pictured = {path.stem for path in (results.folder / "images").glob("*.webp")}
     shown = [i for i in in_main_table(results) if i in compared.average and NEEDED.issubset(results.rows[i].samples)]
-    tables = {i: _pictured(results.rows[i].samples, pictured) for i in shown if pictured}
+    tables = {i: _pictured(results.scored(results.rows[i]), pictured) for i in shown if pictured}
     groups: dict[tuple[str, str, str], list[int]] = {}
     for i, row in ((i, results.rows[i]) for i in tables):
         if row.method != "full":
@@ -70,9 +70,9 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
 
 
 def _pictured(samples: pd.DataFrame, pictured: set[str]) -> pd.DataFrame:
-    """Return the scored samples of one picture that the store has, by task and document."""
+    """Return the samples of one picture that the store has, by task and document."""
     known = [len(names) == 1 and names[0] in pictured for names in map(listed, samples["pictures"])]
-    return samples[known].dropna(subset="score").set_index(["task", "doc_id"])
+    return samples[known].set_index(["task", "doc_id"])
 
 
 def _scores(tables: dict[int, pd.DataFrame], rows: list[int]) -> pd.DataFrame:
