@@ -37,7 +37,7 @@ READING = (
     f"that scores 0. {SAME}: not distinguishable from the full model; {TIED}: not distinguishable from the best of its "
     "budget (McNemar's exact test on the same samples; where an image has several, tasks have unequally many or scores "
     "are graded the sign-flip permutation test by image; Holm's correction over all comparisons of averages, those "
-    "with a best counted as if each were compared with each; 5 %). "
+    "with a best counted as if each were compared with each; 5 %; each task's p is in the JSON). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
