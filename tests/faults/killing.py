@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from harness.spec import load_sweep
 from harness.store import Store
-from tests.faults.driver import execute
+from tests.faults.driver import answer
 from tests.rays import node
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def _named(process: psutil.Process, start: str) -> bool:
 def check_cells(file: Path, folder: Path) -> None:
     """Check that every cell is there once, as an unbroken run gives it, and nothing else is."""
     trials, store = load_sweep(file).trials(), Store(folder)
-    expected = {trial.id: execute(trial) for trial in trials}
+    expected = {trial.id: answer(trial) for trial in trials}
     assert {path.name for path in folder.iterdir()} == {*expected, "images"}
     for trial in trials:
         result = expected[trial.id]

@@ -10,7 +10,7 @@ import pytest
 from harness import claim, cli
 from harness.spec import load_sweep
 from harness.store import Store
-from tests.faults.driver import execute
+from tests.faults.driver import answer
 
 
 @pytest.fixture
@@ -40,22 +40,22 @@ def test_what_cannot_be_stored_is_not_done(tmp_path, small):
     file = tmp_path / "x.yaml"
     file.write_text("model: a\ntasks: t\ntokens: [4, 9]\nmethods: [full, topk]\n")
     trials, store = load_sweep(file).trials(), Store(small / "x")
-    store.write(trials[0], execute(trials[0]))
+    store.write(trials[0], answer(trials[0]))
     filling = fill(small, free=8192)
     with pytest.raises(OSError, match="No space left on device"):
         for trial in trials[1:]:
-            store.write(trial, execute(trial))
+            store.write(trial, answer(trial))
     done = [trial for trial in trials if store.done(trial.id)]
     assert len(done) < 3
     for trial in done:
         samples = store.samples(trial.id)
-        assert samples is not None and samples.equals(execute(trial).samples)
+        assert samples is not None and samples.equals(answer(trial).samples)
     assert not [path for path in small.rglob(".*")]
     filling.unlink()
     with claim.Claim(store.folder):
         store.tidy()
         for trial in trials:
-            store.write(trial, execute(trial))
+            store.write(trial, answer(trial))
     assert len(store.records()) == 3
 
 

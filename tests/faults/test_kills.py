@@ -76,16 +76,16 @@ def test_fifty_kills(tmp_path, draw):
         assert rounds < 20, total
         out = tmp_path / f"round{rounds}"
         out.mkdir()
-        file = sweep(out, 60)
+        file = sweep(out, 100)
         run = running(file, out / "out", cluster.address, draw)
-        strikes = [partial(run.one_of, "worker", partial(workers, cluster))] * 7
+        strikes = [partial(run.one_of, "worker", partial(workers, cluster))] * 12
         strikes += [partial(lose_a_node, cluster, run)] * 2
         draw.shuffle(strikes)
         run.driver(5.0)
-        run.meanwhile(strikes[:5], 1.0)
+        run.meanwhile(strikes[:7], 0.7)
         run.driver(5.0)
-        run.meanwhile(strikes[5:], 1.0)
-        while run.kills["driver"] < 4 and total["driver"] < 12 and len(Store(out / "out").records()) < 200:
+        run.meanwhile(strikes[7:], 0.7)
+        while run.kills["driver"] < 4 and total["driver"] < 12 and len(Store(out / "out").records()) < 350:
             run.driver(4.0)
         run.finish()
         check_cells(file, out / "out")
@@ -94,7 +94,7 @@ def test_fifty_kills(tmp_path, draw):
     started = of_this_process()
     cluster.shutdown()
     check_gone(started)
-    print(f"killed {dict(total)}, {sum(total.values())} in all, in {rounds} sweeps of 242 trials each", flush=True)
+    print(f"killed {dict(total)}, {sum(total.values())} in all, in {rounds} sweeps of 402 trials each", flush=True)
 
 
 @pytest.mark.faults
