@@ -193,7 +193,7 @@ def test_files_that_are_no_such_image(file, how, complaint, monkeypatch):
         ({"--method": "fastv"}, "fastv.tokens: a mean of 64 is not possible after 2 of 6 layers"),
         ({"--model": "pockets"}, "'pockets' is not a model; did you mean pocket?"),
         ({"--model": "random:llava-1.5-7b"}, "--model: 'random:llava-1.5-7b' has no processor, so it cannot answer"),
-        ({"--text-encoder": "/no/clip"}, "text_encoder: /no/clip cannot be loaded; allowed are"),
+        ({"--text-encoder": "/no/clip"}, "text_encoder: '/no/clip' is not possible; allowed are"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, file, change, complaint, monkeypatch, capsys):

@@ -97,7 +97,10 @@ def load_text_encoder(name: str, device: str = "cpu", dtype: torch.dtype = torch
     name: a CLIP's hub id or local folder, `open_clip:ARCHITECTURE/PRETRAINED` (a tag, a checkpoint or a folder), or
     `random:clip-vit-large-patch14-336`. Errors: VtbenchError when there is none.
     """
-    look_at_text_encoder(name)
+    try:
+        look_at_text_encoder(name)
+    except VtbenchError as error:
+        raise VtbenchError(f"text_encoder: {error}") from None
     model: Any
     tokenizer: Any
     try:
