@@ -69,7 +69,7 @@ def conflicts(figures: Iterable[Figure]) -> list[Conflict]:
     found = []
     for those in places.values():
         ends = [_range(figure) for figure in those]
-        if max(low for low, _ in ends) >= min(high for _, high in ends) - EPS:
+        if max(low for low, _ in ends) > min(high for _, high in ends) + EPS:
             found.append(Conflict(*_what(those[0]), title(those[0].metric), tuple(those)))
     return found
 
@@ -120,10 +120,15 @@ def _rate(line: dict[str, Figure], lines: Iterable[dict[str, Figure]]) -> Iterat
     cells, rate = _cells(line), line.get("avg_rate")
     if cells and rate:
         full = next(
-            other
-            for other in lines
-            if (base := other.get("avg_rate")) and base.value == 100 and _of(base)[:3] == _of(rate)[:3]
+            (
+                other
+                for other in lines
+                if (base := other.get("avg_rate")) and base.value == 100 and _of(base) == _of(rate)
+            ),
+            {},
         )
+        if not all(figure.metric in full for figure in cells):
+            return
         pairs = [(figure, full[figure.metric]) for figure in cells]
         mean, low, high = (
             100 * sum((a.value + sign * a.half) / (b.value - sign * b.half) for a, b in pairs) / len(pairs)
@@ -143,7 +148,9 @@ def _change(line: dict[str, Figure], lines: Iterable[dict[str, Figure]]) -> Iter
         costs = [other["tflops"] for other in lines if "tflops" in other]
         full = [cost for cost in costs if cost.row in FULL and (cost.paper, cost.model) == (here.paper, here.model)]
         # a table without the full model is held against the first one's
-        base = next((f for f in full if f.table == here.table and _length(f) == _length(here)), full[0])
+        base = next((f for f in full if f.table == here.table and _length(f) == _length(here)), next(iter(full), None))
+        if base is None:
+            return
         value, low, high = (
             100 * ((here.value + sign * here.half) / (base.value - sign * base.half) - 1) for sign in (0, -1, 1)
         )

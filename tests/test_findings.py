@@ -57,6 +57,15 @@ def test_a_rate_is_the_mean_of_the_cells_own_rates():
     assert words(*full, *half, figure("avg_rate", "69.8")) == ["the printed rate is 69.8 %, its 2 cells give 70.0 %"]
 
 
+def test_a_table_without_the_full_model_s_cells_gives_no_finding():
+    full = [figure("gqa", "50.00", row="full"), figure("avg_rate", "100.0", row="full")]
+    assert words(figure("gqa", "25.00"), figure("avg_rate", "70.0")) == []
+    assert words(*full, figure("gqa", "25.00"), figure("mme", "900.0"), figure("avg_rate", "70.0")) == []
+    assert words(figure("tflops", "15.00"), figure("tflops_change", "-25.0")) == []
+    other = figure("tflops", "20.00", row="LLaVA-1.5-7B", paper="atp")
+    assert words(other, figure("tflops", "15.00"), figure("tflops_change", "-99.0")) == []
+
+
 def test_a_change_is_of_the_same_length_and_parts_add_up():
     full = [
         figure("tflops", text, row="LLaVA-1.5-7B", setting={"text_tokens": length})

@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.errors import VtbenchError
+from harness.fresh import check_place
+from harness.reading import LARGEST_RECORD, plain
 from harness.report import figures
 from harness.report.cells import document
 from harness.report.compared import Compared
@@ -28,16 +30,21 @@ POCKET = (
 TIMES = (
     "Time is that of one prompt alone: a prefill with its image encoding. Vision is the ViT and the projector, with "
     "what a method does there; the pruner's part, there and in the LLM, is the median difference from the same cuts "
-    "made with indices that are known beforehand.\n"
+    "made with indices that are known beforehand; less than 0 is noise. Of several tasks each number is the mean of "
+    "theirs.\n"
 )
-NOT_ALONE = f"{SHARED}: something else used the device meanwhile, so that the time may be too long.\n"
+NOT_ALONE = (
+    f"{SHARED}: something else used the device meanwhile, so that times may be too long, and a difference of them "
+    "either way.\n"
+)
 READING = (
     "Avg. is the mean over tasks of the mean score, with its 95 % bootstrap interval over images; the best of a budget "
     f"is bold. Avg. rate is the mean over tasks of the task's score against the full model's, without tasks on which "
     f"that scores 0. {SAME}: not distinguishable from the full model; {TIED}: not distinguishable from the best of its "
-    "budget (McNemar's exact test on the same samples; where an image has several, tasks have unequally many or scores "
-    "are graded the sign-flip permutation test by image; Holm's correction over all comparisons of averages, those "
-    "with a best counted as if each were compared with each; 5 %; each task's p is in the JSON). "
+    "budget, which does not say that they are equal (McNemar's exact test on the same samples; where an image has "
+    "several, tasks have unequally many or scores are graded the sign-flip permutation test by image, a p below 0.0001 "
+    "by its normal approximation; Holm's correction over all comparisons of averages, those with a best counted as if "
+    "each were compared with each; 5 %; each task's p is in the JSON). "
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. "
     "Tokens are realised: those that entered the LLM, and their mean over its layers.\n"
 )
@@ -45,7 +52,7 @@ SCORES = (
     "The mean score of a task's samples, which its own metric is not always (F1, a sum); bootstrap over images. Of a "
     "score of 0 or 100 every resample is the same: that its interval has no width does not make it sure. "
     f"{SAME}: not distinguishable from the full model's on the same samples, as above, with a correction of their own "
-    "over all rows and tasks.\n"
+    "over all rows and tasks, which few samples of a task seldom pass: it does not say that the scores are equal.\n"
 )
 SPENT = (
     "The percentage beside the FLOPs is the change from the full model. KV MB and tokens count visual tokens. Tokens "
@@ -70,9 +77,10 @@ def write(
 
     shown: by default what the latest run of the sweep left; trials: ids of those to report, for the folder may hold
     older ones; by default all. formats: of `export.FORMATS`, in which its tables are written beside the figures.
-    Errors: VtbenchError when there are no results; then nothing is written.
+    Errors: VtbenchError when there are no results; then nothing is written. OSError where it cannot be written.
     """
     results = read(sweep_dir, trials)
+    check_place(sweep_dir, out)
     shown = _left(sweep_dir / "sweep.json") if shown is None else shown
     asked = shown.trials if trials is None else trials
     compared = Compared(results)
@@ -90,19 +98,26 @@ def write(
         for kind in formats:
             write_tables(body, folder, kind)
         shutil.rmtree(out / results.name, ignore_errors=True)
-        os.replace(folder, out / results.name)
-        os.replace(page, out / f"{results.name}.html")
-        os.replace(numbers, out / f"{results.name}.json")
-        os.replace(markdown, out / f"{results.name}.md")
+        _put(folder, out / results.name)
+        _put(page, out / f"{results.name}.html")
+        _put(numbers, out / f"{results.name}.json")
+        _put(markdown, out / f"{results.name}.md")
     return out / f"{results.name}.md"
+
+
+def _put(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:  # it names the source, which nobody knows
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def _left(path: Path) -> Shown:
     try:
-        return Shown.model_validate_json(path.read_bytes())
+        return Shown.model_validate_json(plain(path, LARGEST_RECORD).read_bytes())
     except FileNotFoundError:
         return Shown()
-    except ValueError:
+    except (ValueError, OSError, VtbenchError):
         raise VtbenchError(f"{path}: is not what vtbench run leaves; remove it, or name the sweep's file") from None
 
 

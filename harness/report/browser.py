@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.names import parameters, settings
-from harness.report.results import Results, Row
+from harness.report.results import Results
+from harness.report.rows import in_main_table, row_name
 from harness.report.stored import listed, side, there
-from harness.report.tables import in_main_table
+from harness.report.stored import pictures as stored_pictures
 
 ANSWERS = 100_000  # samples × rows
 BYTES = 16_000_000  # of samples and pictures: what a browser opens at once
@@ -35,7 +35,7 @@ def browsed(results: Results) -> dict[str, Any] | None:
     taken = turns[: max(1, ANSWERS // len(results.rows))]
     tables = [_by_sample(row.samples, set(taken)) for row in results.rows]
     rows = _rows(results)
-    stored = {path.stem: path for path in sorted((results.folder / "images").glob("*.webp"))}
+    stored = stored_pictures(results.folder)
     numbers: dict[str, int] = {}
     pictures: list[str] = []
     samples: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
     main = set(in_main_table(results))
     return [
         {
-            "name": _name(results, row),
+            "name": row_name(results, row),
             "budget": row.budget,
             "is_full": row.method == "full",
             "full": full.get(key),
@@ -73,12 +73,6 @@ def _rows(results: Results) -> list[dict[str, Any]]:
         }
         for i, (key, row) in enumerate(zip(keys, results.rows, strict=True))
     ]
-
-
-def _name(results: Results, row: Row) -> str:
-    """Return a row's name as `tables.label` has it, not escaped, and the model where there are several."""
-    shown = [*parameters(results, row), *settings(results, row)]
-    return f"{row.method} ({', '.join(shown)})" if shown else row.method
 
 
 def _keys(samples: pd.DataFrame) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.report.compared import LEVEL, Compared
+from harness.report.compared import LEVEL, Compared, Hard
 from harness.report.results import SETTING, Results, dig
 from harness.report.statistics import Difference, Interval
 
@@ -49,7 +49,7 @@ class Column(NamedTuple):
         return "" if low is None or high is None else f"{self._round(low)}–{self._round(high)}"
 
     def _round(self, value: float) -> str:
-        return f"{_rounded(value):.{self.digits}f}".replace("-", "−")
+        return f"{_rounded(value):z.{self.digits}f}".replace("-", "−")
 
 
 def points(mean: float, low: float, high: float, *, signed: bool = False) -> str:
@@ -165,8 +165,8 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
       `full` and `best`: the paired difference from the full model and from the best row of its budget: `of` (that
       row's number), difference, low, high in points; p, `corrected` p, `distinguishable`; lost, gained (samples);
       `detectable` (points, at the strictest level of the correction). `by_task`: p of no difference from the full model
-      in each task, `corrected` over all rows and tasks, `distinguishable`. `hard`: the score on samples that an image
-      made smaller gets wrong.
+      in each task, `corrected` over all rows and tasks, `distinguishable`. `hard`: the score on so many
+      samples that an image made smaller, to so many tokens, gets wrong.
     - `trials`: by id: what ran, and its provenance: versions, device, commit, seed, protocol, start, seconds; of its
       times the `clock` and whether the device was it alone (`exclusive`).
     - `failed`: trials that failed, with the reason; `unreadable`: what else lies in the folder, by name, and why.
@@ -214,7 +214,7 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
                         for task, p in compared.by_task.get(i, {}).items()
                         for corrected in [compared.corrected_by_task[i, task]]
                     },
-                    "hard": compared.hard[i]._asdict() if i in compared.hard else None,
+                    "hard": _hard(compared.hard.get(i)),
                 }
                 for i, row in enumerate(results.rows)
             ],
@@ -223,6 +223,13 @@ def document(results: Results, compared: Compared, convention: str, asked: Colle
             "unreadable": dict(results.unreadable),
         }
     )
+
+
+def _hard(found: Hard | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    mean, low, high = (None if value != value else 100 * value for value in found.score)
+    return {"score": mean, "low": low, "high": high, "tokens": found.tokens, "samples": found.samples}
 
 
 def _difference(

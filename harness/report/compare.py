@@ -8,9 +8,11 @@ from harness.errors import VtbenchError
 from harness.reading import read_pairs
 from harness.report.cells import points
 from harness.report.results import Results, Row
-from harness.report.statistics import interval, paired
+from harness.report.statistics import Difference, interval, mcnemar, paired
+from harness.report.stored import there
 
 EXAMPLES = 5  # of each kind
+COLUMNS = ["task", "doc_id", "image_id", "score", "question", "target", "answer"]
 
 
 def chosen(results: Results, text: str) -> Row:
@@ -51,18 +53,19 @@ def compare(results: Results, one: str, other: str) -> str:
     for name, row in zip(names, rows, strict=True):
         if results.scored(row).empty:
             raise VtbenchError(f"{name!r} has no scores to compare in {results.name}")
-    mine, theirs = map(results.scored, rows)
+    mine, theirs = (results.scored(row).reindex(columns=COLUMNS) for row in rows)  # older stores lack some
     both = mine.merge(theirs, on=["task", "doc_id"], suffixes=("", "_other"))
     if both.empty:
         raise VtbenchError(f"{one!r} and {other!r} answered no question in common")
     left = sorted(results.off_scale)
     others = both.assign(score=both["score_other"])
     difference = paired(both, others)
+    p = f"p {difference.p:.2g} ({_test(difference)}, uncorrected)"
     lines = [
         f"{results.name}: {len(both)} samples that both answered, on {both['image_id'].nunique()} images",
         f"  A  {one}: {points(*interval(both))}",
         f"  B  {other}: {points(*interval(others))}",
-        f"  A − B: {points(*difference[:3], signed=True)} points, p {difference.p:.2g}",
+        f"  A − B: {points(*difference[:3], signed=True)} points, {p}",
         f"  A alone is better on {difference.gained}, B alone on {difference.lost}",
         *([f"  left out, their scores are not from 0 to 1: {', '.join(left)}"] if left else []),
         "",
@@ -81,6 +84,12 @@ def compare(results: Results, one: str, other: str) -> str:
     return "\n".join(lines)
 
 
+def _test(difference: Difference) -> str:
+    """Return which test gave the p: the other one draws, so it gives McNemar's only where both are 1."""
+    is_exact = difference.p == mcnemar(difference.gained, difference.lost)
+    return "McNemar exact" if is_exact else "sign-flip by image"
+
+
 def _examples(samples: pd.DataFrame) -> list[str]:
     """Return the first samples, taken from the tasks in turn, each in one line."""
     turn = samples.groupby("task").cumcount()
@@ -94,5 +103,7 @@ def _examples(samples: pd.DataFrame) -> list[str]:
 
 def _line(value: object) -> str:
     """Return a text in one line, without what a terminal would obey."""
+    if not there(value):
+        return "not stored"
     shown = "".join(character if character.isprintable() else " " for character in str(value))
     return " ".join(shown.split())[:200]

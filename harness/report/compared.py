@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.report.results import Results, Row
+from harness.report.rows import in_main_table
 from harness.report.statistics import Difference, Interval, Panel, detectable, holm
 
 BASELINE = "downsample"
@@ -14,12 +15,12 @@ LEVEL = 0.05
 
 
 class Hard(NamedTuple):
-    """The mean score on samples that the downsampled image gets wrong, its tokens, and how many samples these are.
+    """The score on samples that the downsampled image gets wrong, its tokens, and how many samples these are.
 
     Wrong: scored below the full mark, 1.
     """
 
-    mean: float
+    score: Interval
     tokens: int
     samples: int
 
@@ -37,6 +38,7 @@ class Compared:
 
     def __init__(self, results: Results) -> None:
         self.rows = results.rows
+        self.main = set(in_main_table(results))
         self.scored = {i: found for i, row in enumerate(self.rows) if len(found := results.scored(row))}
         full = {_key(row): i for i, row in enumerate(self.rows) if row.method == "full"}
         self.full = {i: self.rows[full[_key(row)]] if _key(row) in full else None for i, row in enumerate(self.rows)}
@@ -105,9 +107,12 @@ class Compared:
             self.retention[i] = sum(rates) / len(rates)
 
     def _best(self, members: list[int], tasks: dict[int, frozenset[int]]) -> dict[int, int]:
-        """Return, for every row with a budget and all tasks of it, the best one of them, where there are several."""
+        """Return, for every row with a budget and all tasks of it, the best one of them, where there are several.
+
+        Of the main table's rows: what a grid shows by itself would be a best that no reader of the table sees.
+        """
         groups: dict[int, list[int]] = defaultdict(list)
-        for i in members:
+        for i in self.main.intersection(members):
             if (tokens := self.rows[i].tokens) is not None:
                 groups[tokens].append(i)
         found: dict[int, int] = {}
@@ -129,7 +134,8 @@ class Compared:
             nearest = min(small, key=lambda j: abs(math.log(small[j]) - math.log(mine)))
             scores = np.where(panel.scores[:, column[nearest]] < 1, panel.scores[:, k], np.nan)[:, None]
             if i != nearest and (asked := int((~np.isnan(scores)).sum())):
-                self.hard[i] = Hard(float(panel.means(scores)[-1, 0]), small[nearest], asked)
+                ((score,),) = panel.intervals(scores, by_task=False)
+                self.hard[i] = Hard(score, small[nearest], asked)
 
 
 def _key(row: Row) -> tuple[str, str]:

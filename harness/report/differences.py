@@ -6,8 +6,9 @@ from statistics import median
 from harness.report.cells import points
 from harness.report.compared import BASELINE, Compared
 from harness.report.results import Results
+from harness.report.rows import in_main_table
 from harness.report.statistics import Difference
-from harness.report.tables import NONE, SAME, TIED, by_budget, in_main_table
+from harness.report.tables import NONE, SAME, TIED, by_budget
 
 
 def differences(results: Results, compared: Compared) -> str:
@@ -21,23 +22,36 @@ def differences(results: Results, compared: Compared) -> str:
     return (
         f"{table}\n"
         "Differences are of averages, in points, with paired 95 % bootstrap intervals over images. Lost: samples on "
-        "which the full model scores higher; gained: lower."
+        "which the full model scores higher; gained: lower. Each interval is 95 % by itself, while the signs are "
+        f"corrected for all comparisons together, so that a difference whose interval leaves out 0 may bear {SAME} or "
+        f"{TIED}; that from the best is not corrected for its having been chosen."
         f"{_power(compared)}{_hard_words(results, compared)}\n"
     )
 
 
 def _power(compared: Compared) -> str:
     """Say what the comparisons can find; nothing where none of their intervals has a width."""
-    found = [(i, least) for each in (compared.least, compared.least_best) for i, least in each.items() if least]
+    found = [
+        (i, 100 * least)
+        for each in (compared.least, compared.least_best)
+        for i, least in each.items()
+        if least and i in compared.main
+    ]
     if not found:
         return ""
     samples = _range(len(compared.scored[i]) for i, _ in found)
     images = _range(compared.scored[i]["image_id"].nunique() for i, _ in found)
     return (
-        f" With {samples} samples on {images} images a true difference of "
-        f"{100 * median(least for _, least in found):.1f} points is found with a power of 80 % (median of these "
-        "comparisons, at the strictest level of the correction)."
+        f" With {samples} samples on {images} images a comparison finds a true difference of {_points(found)} with a "
+        "power of 80 %, at the strictest level of the correction: less where two rows answer much alike, more where "
+        "they do not."
     )
+
+
+def _points(found: list[tuple[int, float]]) -> str:
+    least = [least for _, least in found]
+    spread = f"{min(least):.1f} to {max(least):.1f} points, median {median(least):.1f},"
+    return spread if len(least) > 1 else f"{least[0]:.1f} points"
 
 
 def _range(counts: Iterable[int]) -> str:
@@ -53,7 +67,7 @@ def _cells(compared: Compared, index: int) -> list[str]:
         _written(full, SAME if index in compared.same else ""),
         f"{full.lost} / {full.gained}" if full else NONE,
         "**best**" if is_best else _written(best, TIED if index in compared.tied else ""),
-        f"{100 * hard.mean:.1f} (n {hard.samples}, {BASELINE} {hard.tokens})" if hard else NONE,
+        f"{points(*hard.score)}, n {hard.samples}, {BASELINE} {hard.tokens}" if hard else NONE,
     ]
 
 
@@ -68,7 +82,7 @@ def _hard_words(results: Results, compared: Compared) -> str:
         return ""
     yardstick = "; random is the yardstick" if any(results.rows[i].method == "random" for i in compared.hard) else ""
     return (
-        " The last column is the score on the samples that the same model gets wrong (a score below 1) when the image "
-        f"itself is merely made smaller ({BASELINE}, to the nearest number of tokens). They were chosen by their "
-        f"failing there, so that any other method does better on them than there{yardstick}."
+        " The last column is the score, with its interval, on the samples that the same model gets wrong (a score "
+        f"below 1) when the image itself is merely made smaller ({BASELINE}, to the nearest number of tokens). They "
+        f"were chosen by their failing there, so that any other method does better on them than there{yardstick}."
     )

@@ -1,11 +1,12 @@
 """What stands around the tables: how far the sweep is, failed trials, and where the numbers come from."""
 
+from collections import defaultdict
 from collections.abc import Collection
-from typing import Any
 
 from harness.metrics.conventions import CONVENTIONS
-from harness.report.results import Results
-from harness.report.tables import NOT_MEASURED, label, short_names, text, varied
+from harness.report.results import Results, dig, rank
+from harness.report.rows import row_name, varied
+from harness.report.tables import NOT_MEASURED, short_names, text
 
 MOST = 30  # entries of a list; the JSON has all
 
@@ -22,7 +23,7 @@ def state(results: Results, asked: Collection[str]) -> str:
     partial = [row for row in results.rows if any(record["scores"] for record in row.records) and results.lacks(row)]
     names = short_names(results.tasks)
     rows = [
-        f"{label(results, row)} at {row.budget} ({', '.join(text(names[task]) for task in results.lacks(row))})"
+        text(f"{row_name(results, row)} at {row.budget} ({', '.join(names[task] for task in results.lacks(row))})")
         for row in partial[:MOST]
     ]
     if rows:
@@ -41,12 +42,23 @@ def off_scale(results: Results) -> str:
 
 def failure_list(results: Results) -> str:
     """Return the failed trials and what could not be read, and why."""
+    trials = [trial for trial, _ in results.failures]
+    several = len({row.model for row in results.rows} | {trial["model"] for trial in trials if "model" in trial}) > 1
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    ran = [(each.method, each.parameters) for each in results.rows]
+    for method, parameters in [*ran, *((trial["method"], trial["parameters"]) for trial in trials)]:
+        for key, value in parameters.items():
+            values[method, key].add(str(value))
     lines = []
     for trial, error in results.failures:
-        tokens = trial["parameters"].get("tokens", "")
+        method, tokens = trial["method"], trial["parameters"].get("tokens", "")
         budget = "adaptive" if tokens is None else tokens
+        differs = [str(trial.get("model"))] if several else []
+        for key, value in trial["parameters"].items():
+            differs += [f"{key} {value}"] if key != "tokens" and len(values[method, key]) > 1 else []
+        which = f" ({', '.join(differs)})" if differs else ""
         on = trial.get("task") or f"{trial.get('text_tokens')} text tokens"
-        lines.append(f"- {text(trial['method'])} {budget} on {text(on)}: {text(error)}")
+        lines.append(f"- {text(f'{method} {budget}{which} on {on}: {error}')}")
     lines += [f"- {text(name)}: {text(why)}" for name, why in results.unreadable]
     more = _more(len(lines))
     return "\n".join([*lines[:MOST], *([f"- {more.strip()}"] if more else [])]) + "\n" if lines else ""
@@ -70,14 +82,8 @@ def provenance(results: Results, convention: str) -> str:
         return "No trial is done.\n"
 
     def every(*path: str) -> str:
-        found: list[str] = []
-        for record in records:
-            value: Any = record
-            for key in path:
-                value = value.get(key) if isinstance(value, dict) else None
-            if str(value) not in found and value is not None:
-                found.append(str(value))
-        return ", ".join(text(value) for value in sorted(found)) or NOT_MEASURED
+        found = {str(value): value for record in records if (value := dig(record, *path)) is not None}
+        return ", ".join(text(value) for value in sorted(found.values(), key=rank)) or NOT_MEASURED
 
     shared = sum((record["latency"] or {}).get("exclusive") is False for record in records)
     started = sorted(str(record["provenance"]["started"]) for record in records)

@@ -3,7 +3,7 @@
 // Tables are sorted by a click on a column's head: up, down, and back to the report's own order.
 // A row that stands under a heading, such as "64 tokens", bears it while the table is sorted.
 (() => {
-  const LAST = new Set(["", "not measured"]);
+  const LAST = new Set(["", "–", "not measured"]);
   const words = new Intl.Collator("en", { numeric: true });
 
   // A cell's rank: numbers, then words, then what was not measured; it stays so in both directions.

@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
     row: str
     column: str
-    printed: float
+    printed: Figure
     ours: float | None
     reason: str | None  # why it cannot be had
     several: str = ""  # why it is not known which of our rows it is
@@ -34,12 +34,14 @@ class Cell(NamedTuple):
     @property
     def difference(self) -> float | None:
         """Ours relative to what is printed."""
-        return None if self.ours is None else self.ours / self.printed - 1
+        return None if self.ours is None else self.ours / self.printed.value - 1
 
     @property
     def close(self) -> bool:
-        """Whether ours is within 2 %."""
-        return self.difference is not None and abs(self.difference) <= CLOSE
+        """Whether ours is within 2 %, or rounds to what is printed."""
+        if self.ours is None:
+            return False
+        return abs(self.ours - self.printed.value) <= max(CLOSE * abs(self.printed.value), self.printed.half)
 
 
 def costs_table(
@@ -58,12 +60,12 @@ def _cells(
         length = figure.setting.get("text_tokens")
         column = HEADS[figure.metric] if length is None else f"text_tokens {length}, {HEADS[figure.metric]}"
         if figure.row in published.missing:
-            yield Cell(figure.row, column, figure.value, None, published.missing[figure.row])
+            yield Cell(figure.row, column, figure, None, published.missing[figure.row])
         else:
             fit = ours_of(results, published.rows[figure.row], figure, asked)
             row = None if fit.at is None else results.rows[fit.at]
             ours = _time(row) if figure.metric in TIMES else _sum(row, figure.metric, convention)
-            yield Cell(figure.row, column, figure.value, ours, None if ours is None else reason, fit.several)
+            yield Cell(figure.row, column, figure, ours, None if ours is None else reason, fit.several)
 
 
 def ours_of(
@@ -121,16 +123,15 @@ def _table(cells: list[Cell]) -> str:
 
 def _written(cell: Cell) -> str:
     if cell.difference is None:
-        return f"{cell.printed:g} / {SEVERAL if cell.several else NOT_MEASURED}"
+        return f"{cell.printed.text} / {SEVERAL if cell.several else NOT_MEASURED}"
     mark = "" if cell.close else f" {UNREPRODUCED if cell.reason else '**off**'}"
-    return f"{cell.printed:g} / {cell.ours:.3f} ({100 * cell.difference:+.1f} %){mark}".replace("-", "−")
+    return f"{cell.printed.text} / {cell.ours:.3f} ({100 * cell.difference:+z.1f} %){mark}".replace("-", "−")
 
 
 def _verdict(cells: list[Cell]) -> str:
     counted = [cell for cell in cells if cell.ours is not None]
-    lines = [
-        f"{sum(cell.close for cell in counted)} of {len(counted)} counted figures are within 2 % of the printed ones."
-    ]
+    close = sum(cell.close for cell in counted)
+    lines = [f"{close} of {len(counted)} counted figures are within 2 % of the printed ones or round to them."]
     reasons = dict.fromkeys(cell.reason for cell in counted if cell.reason and not cell.close)
     lines += [f"{UNREPRODUCED} {text(reason)}" for reason in reasons]
     several = dict.fromkeys((cell.row, cell.several) for cell in cells if cell.several)

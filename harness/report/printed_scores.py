@@ -8,13 +8,12 @@ from harness.findings import Conflict, conflicts
 from harness.papers import AVERAGED, AVERAGES, BENCHMARKS, NOTES, Figure, read_figures
 from harness.report.compared import Compared
 from harness.report.printed_costs import UNREPRODUCED, Fit, ours_of
-from harness.report.results import Results, Row
-from harness.report.tables import table, text
+from harness.report.results import Results, Row, rank
+from harness.report.tables import NONE, table, text
 from harness.shown import Published
 
 CONFLICT = "§"
 OUTSIDE = "≠"
-NONE = "–"
 RATE = "avg_rate"
 
 
@@ -86,7 +85,8 @@ def _lines(
     by_row: dict[str, dict[str, Figure]] = {}
     for figure in figures:
         by_row.setdefault(figure.row, {})[figure.metric] = figure
-    cells = {metric for figure in figures if (metric := figure.metric) in BENCHMARKS} or set(AVERAGED)
+    printed_metrics = {figure.metric for figure in figures}
+    cells = [metric for metric in BENCHMARKS if metric in printed_metrics] or list(AVERAGED)
     for row, printed in by_row.items():
         entry = published.rows.get(row)
         fit = Fit(None) if entry is None else ours_of(results, entry, next(iter(printed.values())), asked)
@@ -94,7 +94,7 @@ def _lines(
         yield Line(row, printed, fit, measured)
 
 
-def _measured(row: Row, compared: Compared, index: int, cells: set[str]) -> dict[str, Measured]:
+def _measured(row: Row, compared: Compared, index: int, cells: list[str]) -> dict[str, Measured]:
     """Return a row's benchmarks and the average of all or of those that it has; POPE and MME leave it no interval."""
     found = {metric: value for metric in cells if (value := _score(row, compared, index, metric)) is not None}
     if found:
@@ -184,7 +184,7 @@ def _spent(results: Results, compared: Compared, index: int | None, convention: 
     here, full = [row.mean("flops", "total", convention) if row else None for row in rows] or (None, None)
     if here is None:
         return NONE
-    change = f" ({100 * (here / full - 1):+.1f})" if full and here != full else ""
+    change = f" ({100 * (here / full - 1):+z.1f})" if full and here != full else ""
     return _minus(f"{here / 1e12:.3f}{change}")
 
 
@@ -211,7 +211,7 @@ def _difference(line: Line, metric: str, published: Published) -> str:
 
 
 def _points(ours: float | None, printed: float | None) -> str:
-    return "" if ours is None or printed is None else _minus(f"{ours - printed:+.1f}")
+    return "" if ours is None or printed is None else _minus(f"{ours - printed:+z.1f}")
 
 
 def _minus(words: str) -> str:
@@ -222,8 +222,9 @@ def _words(
     results: Results, published: Published, lines: list[Line], heads: list[str], found: list[Conflict], convention: str
 ) -> Iterator[str]:
     """Yield what the table's signs and numbers mean, and why some are not there."""
-    limits = {row.setting["limit"] for row in results.rows} - {None}
-    measured = f"Measured: the first {max(limits)} samples of lmms-eval's tasks" if limits else "Measured: lmms-eval"
+    limits = {results.rows[line.fit.at].setting["limit"] for line in lines if line.fit.at is not None}
+    several = " and ".join("all" if limit is None else f"the first {limit}" for limit in sorted(limits, key=rank))
+    measured = "Measured: lmms-eval" if limits <= {None} else f"Measured: {several} samples of lmms-eval's tasks"
     notes = [f"{each.title} is {each.task}, {each.note}" for m in heads if (each := BENCHMARKS.get(m)) and each.note]
     yield " ".join([*NOTES.get(published.paper, ()), "; ".join([measured, *map(text, notes)]) + "."])
     known = [_outside(line, metric) for line in lines for metric in heads if line.measured.get(metric)]

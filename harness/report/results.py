@@ -81,6 +81,11 @@ def dig(value: Any, *keys: str) -> Any:
     return value
 
 
+def rank(value: object) -> tuple[bool, float, str]:
+    """Return a value's place among others: numbers by size, then words and nothing."""
+    return (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
+
+
 class State(NamedTuple):
     """How many trials a sweep asks for, done, failed and not run; others: done and not asked for."""
 
@@ -122,12 +127,18 @@ class Results:
         return found[~found["task"].isin(self.off_scale)] if self.off_scale and len(found) else found
 
     def state(self, asked: Collection[str]) -> State:
-        """Return how far the sweep is. asked: ids of its trials; of an older run, which left none, those that ended."""
+        """Return how far the sweep is. asked: ids of its trials; of an older run, which left none, those that ended.
+
+        What ended and cannot be read is in none of the counts, for a run would not run it: `unreadable` names it.
+        """
         done = {record["id"] for row in self.rows for record in row.records}
         failed = {trial.get("id", "") for trial, _ in self.failures}
         wanted = set(asked) or done | failed
         ended = len(wanted & done), len(wanted & failed)
-        return State(len(wanted), *ended, len(wanted) - sum(ended), len(done - wanted))
+        files = ("record.json", "failure.json")
+        unreadable = [self.folder / name for name, _ in self.unreadable if name in wanted]
+        spoilt = sum(any((trial / file).exists() for file in files) for trial in unreadable)
+        return State(len(wanted), *ended, len(wanted) - sum(ended) - spoilt, len(done - wanted))
 
     def lacks(self, row: Row) -> list[str]:
         """Return the tasks that have a score elsewhere and none in this row."""
@@ -197,7 +208,7 @@ def read(folder: Path, trials: Collection[str] | None = None) -> Results:
             (row.method != "full") + row.adaptive,
             -(row.tokens or 0),
             row.method,
-            str(row.parameters),
+            [(key, rank(value)) for key, value in sorted(row.parameters.items())],
             row.setting["text_tokens"] or 0,
             str(row.setting),
         )

@@ -80,7 +80,8 @@ class Panel:
     def intervals(self, scores: Array, *, by_task: bool = True) -> list[list[Interval]]:
         """Return for every row of scores [N, K] the intervals of all tasks and, last, of their average, or that alone.
 
-        The percentile bootstrap (scipy) over images. Of fewer than two images the interval is NaN.
+        The percentile bootstrap (scipy) over images. Of fewer than two images the interval is NaN, and so is that of an
+        average with such a task, which no draw would vary.
         """
         width = max(1, WIDTH // (len(self.tasks) + 1 if by_task else 1))
         return [
@@ -93,8 +94,10 @@ class Panel:
         means = self.means(scores)
         sums, counts = self._gather @ np.nan_to_num(scores), self._gather @ ~np.isnan(scores)
         tasks = [np.flatnonzero(self._asked_task == task) for task in range(len(self.tasks))]
-        images = np.stack([(counts[own] > 0).sum(axis=0) for own in tasks] + [self._images_of(counts)])
-        there = (images[:-1] > 0).sum(axis=0)
+        images = np.stack([(counts[own] > 0).sum(axis=0) for own in tasks])
+        there = (images > 0).sum(axis=0)
+        fewest = np.where(images > 0, images, self.images).min(axis=0)
+        images = np.concatenate([images, fewest[None]])
         if (counts == counts[:, :1]).all():  # as a rule every row answered every sample
             counts = counts[:, :1]
 
@@ -134,12 +137,6 @@ class Panel:
             [Interval(*map(float, values)) for values in zip(*row, strict=True)]
             for row in zip(means[shown].T, low.T, high.T, strict=True)
         ]
-
-    def _images_of(self, counts: Array) -> NDArray[np.int64]:
-        shape = (self.images, len(self._asked_image))
-        merge = csr_array((np.ones(shape[1]), (self._asked_image, np.arange(shape[1]))), shape=shape)
-        found: NDArray[np.int64] = ((merge @ counts) > 0).sum(axis=0)
-        return found
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
         """Compare rows with others, each on the samples that both answered.

@@ -1,16 +1,31 @@
-"""What the cells of a samples.parquet hold, where some trials left a column that older ones lack."""
+"""What a store has: its pictures, and what the cells of a samples.parquet hold, of which older ones lack columns."""
 
+from contextlib import suppress
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from harness.errors import VtbenchError
+from harness.reading import plain
 from harness.report.results import Row, dig
+
+LARGEST_PICTURE = 2**22  # bytes
 
 
 def there(value: Any) -> bool:
     """Whether it is neither None nor NaN."""
     return not pd.api.types.is_scalar(value) or not pd.isna(value)
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Return the pictures that a sweep's folder has, by id; no links, which would put another's file into a page."""
+    found = {}
+    for path in sorted((folder / "images").glob("*.webp")):
+        with suppress(VtbenchError, OSError):
+            found[path.stem] = plain(path, LARGEST_PICTURE)
+    return found
 
 
 def listed(value: Any) -> list[Any]:

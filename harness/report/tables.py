@@ -1,16 +1,15 @@
 """The paper-style table, the group × threshold tables, failures and provenance, as markdown."""
 
 import html
-from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import lru_cache
+from functools import partial
 from itertools import takewhile
-from math import prod
 from typing import Any, NamedTuple
 
 from harness.report.cells import Column, columns, flops_unit, points
 from harness.report.compared import LEVEL, Compared
-from harness.report.results import Results, Row
+from harness.report.results import Results, Row, rank
+from harness.report.rows import differing, gridded, in_main_table, row_name, several_models, varied
 from harness.report.statistics import Interval
 
 NOT_MEASURED = "not measured"
@@ -36,53 +35,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-@lru_cache(maxsize=1)
-def varied(results: Results) -> dict[str, list[str]]:
-    """Return, by method, the parameters besides tokens that take several values in the sweep."""
-    found = {}
-    for method in dict.fromkeys(row.method for row in results.rows):
-        rows = [row.parameters for row in results.rows if row.method == method]
-        keys = [key for key in rows[0] if key != "tokens" and len({str(row.get(key)) for row in rows}) > 1]
-        found[method] = keys
-    return found
-
-
-@lru_cache(maxsize=1)
-def gridded(results: Results) -> dict[str, tuple[str, str]]:
-    """Return the methods with a grid of two parameters or more, and the two that span its table."""
-    return {method: (keys[0], keys[1]) for method, keys in varied(results).items() if len(keys) >= 2}
-
-
-@lru_cache(maxsize=1)
-def in_main_table(results: Results) -> list[int]:
-    """Return the rows of the main table: all but those that a full grid under Grids shows.
-
-    Of the rows of a method's budget with every combination of its values, that with the method's commonest ones stays.
-    """
-    shown = set(range(len(results.rows)))
-    for method, keys in varied(results).items():
-        if len(keys) < 2:
-            continue
-        places: dict[tuple[object, ...], dict[tuple[str, ...], int]] = defaultdict(dict)
-        for i, row in enumerate(results.rows):
-            if row.method == method and len(results.scored(row)):
-                values = tuple(str(row.parameters[key]) for key in keys)
-                places[row.model, row.tokens, str(row.setting)][values] = i
-        ran = Counter(values for grid in places.values() for values in grid)
-        commonest = ran.most_common(1)[0][0] if ran else None
-        for grid in places.values():
-            sides = [len(set(values)) for values in zip(*grid, strict=True)]
-            if commonest in grid and len(grid) == prod(sides) and sides[0] * sides[1] > 1:
-                shown -= {i for values, i in grid.items() if values != commonest}
-    return sorted(shown)
-
-
 def label(results: Results, row: Row) -> str:
-    """Return a row's name: the method and the parameters that vary in the sweep."""
-    keys = varied(results)[row.method]
-    shown = [f"{key} {row.parameters[key]}" for key in keys]
-    shown += [f"{key} {row.setting[key]}" for key in results.differing]
-    return text(f"{row.method} ({', '.join(shown)})" if shown else row.method)
+    """Return a row's name as markdown, without the model, which stands above."""
+    return text(row_name(results, row, model=False))
 
 
 def short_names(tasks: Sequence[str]) -> dict[str, str]:
@@ -109,14 +64,13 @@ def by_budget(
     results: Results, rows: Sequence[int], header: Sequence[str], cells: Callable[[int], Sequence[str]]
 ) -> str:
     """Return a table of rows, each under its budget, and of very many the first with a word on where the others are."""
-    several_models = len({row.model for row in results.rows}) > 1
     lines: list[Sequence[str]] = []
     block: object = ()
     for index in rows[:MOST_ROWS]:
         row = results.rows[index]
         if (row.model, row.budget) != block:
             block = (row.model, row.budget)
-            shown = f"{row.budget}, {text(row.model)}" if several_models else row.budget
+            shown = f"{row.budget}, {text(row.model)}" if several_models(results) else row.budget
             lines.append([f"**{shown}**", *[""] * (len(header) - 1)])
         lines.append([label(results, row), *cells(index)])
     left = f"\nThe first {MOST_ROWS} of {len(rows)} rows; the JSON beside this report has all.\n"
@@ -188,10 +142,14 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         return NOT_MEASURED if into is None or mean is None else f"{into} / {mean}"
 
     def prefill(index: int) -> str:
-        found = _spread(measured["prefill"], index) if "prefill" in measured else NOT_MEASURED
+        return disturbed(_spread(measured["prefill"], index) if "prefill" in measured else NOT_MEASURED, index)
+
+    def time(name: str, index: int) -> str:
+        return disturbed(written(measured, name, index) or NOT_MEASURED, index)
+
+    def disturbed(found: str, index: int) -> str:
         return found if found == NOT_MEASURED or results.rows[index].alone else f"{found} {SHARED}"
 
-    pruner = of("pruner")
     heads: dict[str, dict[str, Callable[[int], str]]] = {
         "accuracy": {
             **{text(name): of(f"score/{task}") for task, name in names.items()},
@@ -202,9 +160,9 @@ def _columns(results: Results, compared: Compared, convention: str) -> dict[str,
         "flops": {f"{flops_unit(results, convention)[0]} (%)": flops},
         "latency": {
             f"prefill ms (quartiles){clock}": prefill,
-            "of it vision": of("vision"),
-            "of it pruner": lambda index: "" if results.rows[index].method == "full" else pruner(index),
-            "decode ms": of("decode"),
+            "of it vision": partial(time, "vision"),
+            "of it pruner": lambda index: "" if results.rows[index].method == "full" else time("pruner", index),
+            "decode ms": partial(time, "decode"),
         },
         "memory": {"KV MB": of("kv")}
         | ({f"peak GB ({kinds})": of("peak")} if kinds else {})
@@ -231,17 +189,12 @@ class Grid(NamedTuple):
     def values(self) -> tuple[list[Any], list[Any]]:
         """The values of the two parameters: numbers sorted, then words and nothing."""
         down, across = ({key[side] for key in self.cells} for side in (0, 1))
-        return sorted(down, key=_rank), sorted(across, key=_rank)
-
-
-def _rank(value: object) -> tuple[bool, float, str]:
-    return (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
+        return sorted(down, key=rank), sorted(across, key=rank)
 
 
 def grids(results: Results, compared: Compared) -> list[Grid]:
     """Return a grid for every gridded method, budget, model, setting and values of further parameters."""
     found: dict[str, Grid] = {}
-    several_models = len({row.model for row in results.rows}) > 1
     for index, row in enumerate(results.rows):
         pair = gridded(results).get(row.method)
         if pair is None or index not in compared.average:
@@ -249,10 +202,10 @@ def grids(results: Results, compared: Compared) -> list[Grid]:
         down, across = pair
         words = [
             f"{row.method}{', ' if row.adaptive else ' at '}{row.budget}",
-            *([row.model] if several_models else []),
+            *([row.model] if several_models(results) else []),
         ]
         words += [f"{key} {row.parameters[key]}" for key in varied(results)[row.method] if key not in pair]
-        words += [f"{key} {row.setting[key]}" for key in results.differing]
+        words += differing(results, row)
         title = ", ".join(words)
         grid = found.setdefault(title, Grid(title, down, across, {}))
         place = [value if isinstance(value, Hashable) else str(value) for value in map(row.parameters.get, pair)]

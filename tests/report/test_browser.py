@@ -22,7 +22,7 @@ TABLE = """# A table
 | b9 | **best** |  |
 | **16 tokens** |  |  |
 | a | 12.25 % | 30 |
-| c |  | 4.5e3 |
+| c | – | 4.5e3 |
 """
 
 
@@ -81,9 +81,9 @@ def test_a_column_sorts_up_down_and_back(table):
 def test_numbers_stand_before_words_and_what_was_not_measured_last(table):
     head = table.locator("th").nth(1).locator("button")
     head.click()
-    assert column(table, 2) == ["−3.5 (−4.0 to −3.0) ≈", "12.25 %", "90.0", "best", ""]
+    assert column(table, 2) == ["−3.5 (−4.0 to −3.0) ≈", "12.25 %", "90.0", "best", "–"]
     head.click()
-    assert column(table, 2) == ["90.0", "12.25 %", "−3.5 (−4.0 to −3.0) ≈", "best", ""]
+    assert column(table, 2) == ["90.0", "12.25 %", "−3.5 (−4.0 to −3.0) ≈", "best", "–"]
 
 
 def test_the_keyboard_sorts_too_and_one_column_at_a_time(table):

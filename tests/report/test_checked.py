@@ -16,6 +16,7 @@ from harness.errors import VtbenchError
 from harness.report.results import read
 from harness.shown import Shown
 from tests.report.test_report import TASKS, add, cells, rewrite, written
+from tests.test_cli import vtbench
 
 BAD = f"{2:016x}"
 
@@ -79,6 +80,50 @@ DAMAGES = {
         edit(lambda r: r["tokens"].update(into_llm="many")),
         "record.json: tokens.into\\_llm: Input should be a valid number",
     ),
+    "a number in quotes": (
+        edit(lambda r: r["tokens"].update(into_llm="64")),
+        "record.json: tokens.into\\_llm: Input should be a valid number",
+    ),
+    "a score in quotes": (
+        edit(lambda r: r["scores"][TASKS[0]].update(exact_match="0.5")),
+        f"record.json: scores.{TASKS[0]}.exact_match: Input should be a valid number".replace("_", "\\_"),
+    ),
+    "a budget in quotes": (
+        edit(lambda r: r["trial"]["parameters"].update(tokens="64")),
+        "record.json: trial.parameters.tokens: Input should be a valid integer",
+    ),
+    "a budget below 0": (
+        edit(lambda r: r["trial"]["parameters"].update(tokens=-64)),
+        "record.json: trial.parameters.tokens: Input should be greater than or equal to 1",
+    ),
+    "a time that is true": (
+        edit(lambda r: r["latency"]["prefill_ms"].update(median=True)),
+        "record.json: latency.prefill\\_ms.median: Input should be a valid number",
+    ),
+    "patches that are no integer": (
+        edit(lambda r: r["tokens"].update(patches=576.0)),
+        "record.json: tokens.patches: Input should be a valid integer",
+    ),
+    "fewer than no patches": (
+        edit(lambda r: r["tokens"].update(patches=-1)),
+        "record.json: tokens.patches: Input should be greater than or equal to 0",
+    ),
+    "layers that are a number": (
+        edit(lambda r: r["tokens"].update(vit=576)),
+        "record.json: tokens.vit: Input should be a valid list",
+    ),
+    "no layers": (
+        edit(lambda r: r["tokens"].update(llm=[])),
+        "record.json: tokens.llm: List should have at least 1 item",
+    ),
+    "layers of words": (
+        edit(lambda r: r["tokens"].update(llm=["64"] * 6)),
+        "record.json: tokens.llm.0: Input should be a valid number",
+    ),
+    "an infinite number": (
+        lambda trial: put("record.json", (trial / "record.json").read_bytes().replace(b'"CPU time"', b"1e999"))(trial),
+        "record.json cannot be read: Out of range float values are not JSON compliant",
+    ),
     "half a surrogate pair": (
         edit(lambda r: r["trial"].update(method="top\ud800")),
         "record.json cannot be read: 'utf-8' codec can't encode",
@@ -98,6 +143,50 @@ DAMAGES = {
         samples(lambda frame: frame.assign(score=float("inf"))),
         "samples.parquet has an infinite score",
     ),
+    "no task": (
+        samples(lambda frame: frame.assign(task=frame.task.where(frame.index != 3))),
+        "samples.parquet has a question without task",
+    ),
+    "no document": (
+        samples(lambda frame: frame.assign(doc_id=frame.doc_id.where(frame.index != 3))),
+        "samples.parquet has a question without doc\\_id",
+    ),
+    "no image": (
+        samples(lambda frame: frame.assign(image_id=None)),
+        "samples.parquet has a question without image\\_id",
+    ),
+    "tasks that are numbers": (
+        samples(lambda frame: frame.assign(task=range(200))),
+        "samples.parquet has a task that is no text",
+    ),
+    "documents that are lists": (
+        samples(lambda frame: frame.assign(doc_id=[[number] for number in range(200)])),
+        "samples.parquet has a doc\\_id that is no text or number",
+    ),
+    "patches in no list": (
+        samples(lambda frame: frame.assign(kept=5)),
+        "samples.parquet has under kept what is no list of lists of integers",
+    ),
+    "patches of no picture": (
+        samples(lambda frame: frame.assign(kept=[[1, 2]] * 200)),
+        "samples.parquet has under kept what is no list of lists of integers",
+    ),
+    "patches that are not there": (
+        samples(lambda frame: frame.assign(kept=[[[1, None]]] * 200)),
+        "samples.parquet has under kept what is no list of lists of integers",
+    ),
+    "pictures in no list": (
+        samples(lambda frame: frame.assign(pictures=7)),
+        "samples.parquet has under pictures what is no list of texts",
+    ),
+    "words that are numbers": (
+        samples(lambda frame: frame.assign(words=[[7]] * 200)),
+        "samples.parquet has under words what is no list of texts",
+    ),
+    "merged is a list": (
+        samples(lambda frame: frame.assign(merged=[[True]] * 200)),
+        "samples.parquet has under merged what is no truth value",
+    ),
     "a question twice": (samples(lambda f: f.assign(doc_id=0)), "samples.parquet has a question twice"),
     "half-written": (gone("record.json"), "has neither record.json nor failure.json: it is not finished"),
     "no trial.yaml": (gone("trial.yaml"), "has no trial.yaml, so that it is no trial's folder"),
@@ -105,6 +194,10 @@ DAMAGES = {
     "failure without error": (failed(b"{}", b"{method: topk, parameters: {}}"), "failure.json has no error"),
     "trial.yaml cut": (failed(b'{"error": "no"}', b"method: [topk"), "trial.yaml cannot be read"),
     "trial.yaml not UTF-8": (failed(b'{"error": "no"}', b"method: \xff"), "trial.yaml cannot be read"),
+    "trial.yaml with a date": (
+        failed(b'{"error": "no"}', b"{method: topk, parameters: {}, when: 2026-01-01}"),
+        "trial.yaml cannot be read",
+    ),
     "trial.yaml of others": (failed(b'{"error": "no"}', b"kind: Pod"), "trial.yaml: method: Field required"),
 }
 
@@ -119,6 +212,19 @@ def test_a_bad_trial_is_one_line_and_the_others_are_reported(folder, tmp_path, n
     assert len(cells(markdown, "full")) == 14 and "| topk" not in markdown
     held = json.loads((tmp_path / "reports" / "mine.json").read_text())
     assert list(held["unreadable"]) == [BAD] and [row["method"] for row in held["rows"]] == ["full"]
+
+
+def test_whole_numbers_and_what_a_sample_may_lack_are_good(folder):
+    def plain(record, frame):
+        record["tokens"] |= {"into_llm": 64, "patches": 576, "mean_llm": None}
+        record["flops"]["total"]["flops"] = 10**9
+        kept, merged = [None, [[1, 2]], [[]], [[-1], []]] * 50, [None, True, False, None] * 50
+        columns = {"kept": kept, "merged": merged, "words": [None, [], ["a"], []] * 50, "pictures": [["a"]] * 200}
+        return frame.assign(**columns, question=None, target=float("nan"))
+
+    rewrite(folder, 2, plain)
+    rewrite(folder, 1, lambda record, frame: frame.assign(kept=None, words=[[]] * 200, merged=float("nan")))
+    assert read(folder).unreadable == []
 
 
 def test_foreign_files_are_named_and_hidden_ones_and_our_own_are_not(folder, tmp_path):
@@ -213,6 +319,39 @@ def test_a_sweep_that_is_not_done_says_how_far_it_is(folder, tmp_path):
     assert lines[:5] == ["# mine", "", "words", "", expected]
     held = json.loads((tmp_path / "reports" / "mine.json").read_text())
     assert held["state"] == {"asked": 5, "done": 2, "failed": 1, "not_run": 2, "others": 1}
+
+
+def test_a_trial_that_cannot_be_read_has_run_and_one_that_was_cut_short_has_not(folder, tmp_path):
+    add(folder, 3, "evit", {"tokens": 64}, right=0.5)
+    put("record.json", b"")(folder / BAD)
+    gone("record.json")(folder / f"{3:016x}")
+    asked = tuple(f"{number:016x}" for number in range(1, 5))
+    report.write(folder, tmp_path / "reports", Shown(trials=asked))
+    state = json.loads((tmp_path / "reports" / "mine.json").read_text())["state"]
+    assert state["done"] == 1 and state["failed"] == 0 and state["not_run"] == 2
+
+
+@pytest.mark.parametrize("where", ["a file", "in a file", "a folder for the page", "a file for the figures"])
+def test_a_report_that_cannot_be_written_is_one_line(folder, tmp_path, monkeypatch, capsys, where):
+    out = tmp_path / "out"
+    place = {"a folder for the page": out / "mine.html", "a file for the figures": out / "mine"}.get(where, out)
+    if where == "a folder for the page":
+        (place / "in it").mkdir(parents=True)
+    else:
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("mine")
+    given = out / "in it" if where == "in a file" else out
+    assert vtbench(monkeypatch, "report", "mine", "--results", folder.parent, "--out", given) == 2
+    said, err = capsys.readouterr()
+    named = given if given != out else place
+    assert said == "" and err.startswith(f"vtbench: {named}: ") and err.count("\n") == 1
+    assert place.is_dir() or place.read_text() == "mine"
+
+
+def test_a_sweep_json_that_is_a_folder_is_one_line(folder, tmp_path):
+    (folder / "sweep.json").mkdir()
+    with pytest.raises(VtbenchError, match=r"sweep\.json: is not what vtbench run leaves; remove it"):
+        report.write(folder, tmp_path / "reports")
 
 
 def test_a_sweep_that_is_done_says_nothing_of_it(folder, tmp_path):

@@ -1,12 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.errors import VtbenchError
 from harness.report.compare import chosen, compare
 from harness.report.results import SETTING, Results, Row
-from harness.report.statistics import mcnemar
+from harness.report.statistics import mcnemar, sign_flip
 
 
 def row(method: str, scores: list[float], tasks: str = "aabb", **parameters: object) -> Row:
@@ -68,7 +69,9 @@ def test_both_averages_the_difference_and_examples():
     lines = compare(RESULTS, "full", "topk:tokens=64").splitlines()
     assert lines[0] == "mine: 4 samples that both answered, on 4 images"
     assert lines[1].startswith("  A  full: 75.0 (") and lines[2].startswith("  B  topk:tokens=64: 50.0 (")
-    assert lines[3].startswith("  A − B: +25.0 (") and lines[3].endswith(f"points, p {mcnemar(2, 1):.2g}")
+    assert lines[3].startswith("  A − B: +25.0 (") and lines[3].endswith(
+        f"points, p {mcnemar(2, 1):.2g} (McNemar exact, uncorrected)"
+    )
     assert lines[4] == "  A alone is better on 2, B alone on 1"
     assert lines[6:8] == ["  a  A 100.0  B  50.0  A alone 1, B alone 0", "  b  A  50.0  B  50.0  A alone 1, B alone 1"]
     assert lines[9] == "Better with A alone:"
@@ -93,14 +96,44 @@ def test_averages_are_of_the_samples_that_both_answered():
     lines = compare(results, "full", "topk").splitlines()
     assert lines[0] == "mine: 2 samples that both answered, on 2 images"
     assert lines[1].startswith("  A  full: 50.0 (") and lines[2].startswith("  B  topk: 50.0 (")
-    assert lines[3] == "  A − B: +0.0 (+0.0 to +0.0) points, p 1"
+    assert lines[3] == "  A − B: +0.0 (+0.0 to +0.0) points, p 1 (McNemar exact, uncorrected)"
 
 
 def test_scores_of_another_scale_are_left_out_and_one_image_has_no_interval():
     results = Results("mine", [row("full", [1, 5], "ab"), row("topk", [0, 2], "ab", tokens=64)], [])
     lines = compare(results, "full", "topk").splitlines()
-    assert lines[1:4] == ["  A  full: 100.0", "  B  topk: 0.0", "  A − B: +100.0 points, p 1"]
+    assert lines[1:4] == [
+        "  A  full: 100.0",
+        "  B  topk: 0.0",
+        "  A − B: +100.0 points, p 1 (McNemar exact, uncorrected)",
+    ]
     assert lines[5] == "  left out, their scores are not from 0 to 1: b"
+
+
+def test_a_p_says_which_test_gave_it():
+    graded = Results("mine", [row("full", [0.9, 0.8, 0.7, 0.6]), row("topk", [0.1, 0.2, 0.3, 0.5], tokens=64)], [])
+    line = compare(graded, "full", "topk").splitlines()[3]
+    p = sign_flip(np.array([[0.4], [0.3], [0.2], [0.05]]))[0]
+    assert line.endswith(f"points, p {p:.2g} (sign-flip by image, uncorrected)") and mcnemar(4, 0) != p
+
+
+@pytest.mark.parametrize("lack", [["question"], ["target", "answer"], ["question", "target", "answer"]])
+@pytest.mark.parametrize("older", [(0, 1), (0,), (1,)])
+def test_an_older_store_has_no_words_to_show(lack, older):
+    rows = [
+        replace(each, samples=each.samples.drop(columns=lack)) if number in older else each
+        for number, each in enumerate(RESULTS.rows[:2])
+    ]
+    lines = compare(Results("mine", rows, []), "full", "topk").splitlines()
+    full = compare(RESULTS, "full", "topk:tokens=64").splitlines()
+    assert lines[3:8] == full[3:8]
+    here = {
+        "question": "question 1?" if "question" not in lack or 0 not in older else "not stored",
+        "target": "yes" if "target" not in lack or 0 not in older else "not stored",
+        "A": "full says [31m<b>1" if "answer" not in lack or 0 not in older else "not stored",
+        "B": "topk says [31m<b>0" if "answer" not in lack or 1 not in older else "not stored",
+    }
+    assert lines[10] == "  a 1: {question} → {target}; A: {A}; B: {B}".format_map(here)
 
 
 def test_nothing_in_common_is_said():

@@ -94,6 +94,16 @@ def test_budgets_models_and_settings_have_a_best_of_their_own():
     assert found.best == {1: 1, 2: 1} and 4 not in found.difference
 
 
+def test_the_best_of_a_budget_is_a_row_of_the_main_table():
+    """Of a full grid the table shows one cell; another, though better, would be a best that no reader sees."""
+    grid = [row("ivtp", [right] * 30 + [0.0] * 10) for right in (0.7, 0.7, 0.7, 1.0)]
+    for each, (group, threshold) in zip(grid, ((2, 0.1), (2, 0.2), (3, 0.1), (3, 0.2)), strict=True):
+        each.parameters.update(group=group, threshold=threshold)
+    found = compared(FULL, POOR, *grid)
+    assert found.main == {0, 1, 2} and found.best == {1: 2, 2: 2} and found.from_best.keys() == {1}
+    assert found.average[5].mean > found.average[2].mean and 5 in found.difference
+
+
 def test_rows_without_a_budget_have_no_best():
     assert compared(FULL, row("ats", [1.0] * 40, tokens=None), row("dyn", [0.0] * 40, tokens=None)).best == {}
 
@@ -131,8 +141,10 @@ def test_each_tasks_difference_is_corrected_over_all_rows_and_tasks():
 def test_the_hard_samples_are_those_that_a_smaller_image_gets_wrong():
     found = compared(FULL, GOOD, POOR, SMALL)
     assert found.hard.keys() == {1, 2}
-    assert found.hard[1] == (pytest.approx((20 + 2 + 3) / 35), 49, 35)
-    assert found.hard[2] == (pytest.approx(15 / 35), 49, 35)
+    wrong = [i for i, score in enumerate(SMALL.samples.score) if not score]
+    for i, each, mean in ((1, GOOD, (20 + 2 + 3) / 35), (2, POOR, 15 / 35)):
+        assert found.hard[i] == (pytest.approx(interval(each.samples.iloc[wrong]), abs=0.02), 49, 35)
+        assert found.hard[i].score.mean == pytest.approx(mean)
 
 
 def test_the_nearest_smaller_image_is_taken():
@@ -174,14 +186,14 @@ def test_the_table_says_what_is_best_tied_and_hard():
     lines = {
         line.split("|")[1].strip(): line for line in differences(results, Compared(results)).splitlines() if "|" in line
     }
-    assert "| 3 / 3 | **best** | 71.4 (n 35, downsample 49) |" in lines["ivtp"]
+    assert "| 3 / 3 | **best** | 71.4 (55.6–85.7), n 35, downsample 49 |" in lines["ivtp"]
     assert lines["topk"].split("|")[2].startswith(" −37.5 (−52.5 to −22.5)") and "≈" not in lines["topk"]
     assert lines["evit"].count("≈") == 1 and "| −2.5 (−7.5 to +0.0) = |" in lines["evit"]
     text = differences(results, Compared(results))
-    assert "With 40 samples on 40 images a true difference of " in text and "a power of 80 %" in text
+    assert "With 40 samples on 40 images a comparison finds a true difference of " in text and "power of 80 %" in text
     assert "(a score below 1)" in text and "yardstick" not in text
-    least = [*Compared(results).least.values(), *Compared(results).least_best.values()]
-    assert f"difference of {100 * float(np.median(least)):.1f} points" in text
+    least = [100 * each for found in (Compared(results).least, Compared(results).least_best) for each in found.values()]
+    assert f"difference of {min(least):.1f} to {max(least):.1f} points, median {float(np.median(least)):.1f}," in text
     with_random = Results("mine", [FULL, GOOD, row("random", [1.0] * 40), SMALL], [])
     assert "; random is the yardstick." in differences(with_random, Compared(with_random))
 

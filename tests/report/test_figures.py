@@ -291,4 +291,4 @@ def test_a_heat_map_has_its_intervals_and_colours_no_wider_differences_than_thes
     (image,) = axes.images
     assert np.ma.filled(image.get_array(), -1).tolist() == pytest.approx(np.array([[50, 60], [52, -1]]))
     assert image.get_clim() == pytest.approx((55 - 12.5, 55 + 12.5))
-    assert [text.get_text() for text in axes.texts[:2]] == ["50.0", "40.0–65.0"]
+    assert [text.get_text() for text in axes.texts] == ["50.0", "40.0–65.0", "60.0", "50.0–70.0", "52.0"]

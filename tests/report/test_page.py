@@ -124,6 +124,17 @@ def test_an_older_store_has_no_pictures(tmp_path):
     assert "In colour" not in page(sweep, tmp_path)
 
 
+def test_a_link_in_the_pictures_place_puts_no_other_file_into_the_page(tmp_path):
+    sweep, secret = store(tmp_path / "mine"), tmp_path / "id_rsa"
+    secret.write_bytes(b"a private key")
+    picture = sweep / "images" / "picture0.webp"
+    picture.unlink()
+    picture.symlink_to(secret)
+    found = browser.browsed(read(sweep))
+    assert len(found["pictures"]) == PICTURED - 1
+    assert base64.b64encode(b"a private key").decode() not in json.dumps(found)
+
+
 def test_how_many_pictures_there_are_is_told(sweep):
     (note,) = browser.words(browser.browsed(read(sweep)))
     assert note == "16 samples have their picture: the store keeps those of the first samples of each task."

@@ -94,17 +94,17 @@ def line(markdown: str, start: str) -> list[str]:
 def test_printed_beside_ours_in_the_papers_layout(folder, tmp_path):
     markdown = written(folder, tmp_path)
     assert line(markdown, "published / ours")[1:] == ["text\\_tokens 128, TFLOPs", "text\\_tokens 512, TFLOPs"]
-    assert line(markdown, "LLaVA")[1:] == ["10 / 10.100 (+1.0 %)", "20 / 19.000 (−5.0 %) **off**"]
-    assert line(markdown, "IVTP")[1:] == ["4 / not measured", "8 / 7.998 (−0.0 %)"]
-    assert line(markdown, "Honeybee")[1:] == ["5 / not measured", ""]
-    assert "2 of 3 counted figures are within 2 % of the printed ones." in markdown
+    assert line(markdown, "LLaVA")[1:] == ["10.0 / 10.100 (+1.0 %)", "20.0 / 19.000 (−5.0 %) **off**"]
+    assert line(markdown, "IVTP")[1:] == ["4.0 / not measured", "8.0 / 7.998 (+0.0 %)"]
+    assert line(markdown, "Honeybee")[1:] == ["5.0 / not measured", ""]
+    assert "2 of 3 counted figures are within 2 % of the printed ones or round to them." in markdown
     assert "Honeybee: not measured, not built." in markdown and "IVTP: not measured." in markdown
 
 
 def test_what_cannot_be_had_has_its_reason_and_only_where_it_is_off(folder, tmp_path):
     entry = {"where": {"row": "LLaVA", "table": "3"}, "reason": "in print it shrinks"}
     markdown = written(folder, tmp_path, unreproduced=(entry,))
-    assert line(markdown, "LLaVA")[1:] == ["10 / 10.100 (+1.0 %)", "20 / 19.000 (−5.0 %) †"]
+    assert line(markdown, "LLaVA")[1:] == ["10.0 / 10.100 (+1.0 %)", "20.0 / 19.000 (−5.0 %) †"]
     assert markdown.count("† in print it shrinks") == 1
     at_128 = entry | {"where": {"row": "LLaVA", "text_tokens": 128}}
     assert "†" not in written(folder, tmp_path, unreproduced=(at_128,))
@@ -113,7 +113,7 @@ def test_what_cannot_be_had_has_its_reason_and_only_where_it_is_off(folder, tmp_
 def test_a_row_that_did_not_run_is_not_missing_because_its_figure_is_odd(folder, tmp_path):
     odd = {"where": {"row": "IVTP", "text_tokens": 128}, "reason": "odd"}
     markdown = written(folder, tmp_path, unreproduced=(odd,))
-    assert line(markdown, "IVTP")[1] == "4 / not measured"
+    assert line(markdown, "IVTP")[1] == "4.0 / not measured"
     assert "IVTP: not measured." in markdown and "odd" not in markdown
 
 
@@ -121,12 +121,12 @@ def test_a_trial_without_text_tokens_is_no_printed_length(folder, tmp_path):
     for name in "ab":
         shutil.rmtree(folder / name)
     add(folder, "e", "full", {}, None, 1.0, 9.1)
-    assert line(written(folder, tmp_path), "LLaVA")[1:] == ["10 / not measured", "20 / not measured"]
+    assert line(written(folder, tmp_path), "LLaVA")[1:] == ["10.0 / not measured", "20.0 / not measured"]
 
 
 def test_parts_are_compared_with_parts(folder, tmp_path):
     markdown = written(folder, tmp_path, tables=("9",), rows={"IVTP": ROWS["IVTP"]}, missing={})
-    assert line(markdown, "IVTP")[1:] == ["0.2 / 0.198 (−1.0 %)", "7 / 7.800 (+11.4 %) **off**"]
+    assert line(markdown, "IVTP")[1:] == ["0.2 / 0.198 (−1.0 %)", "7.0 / 7.800 (+11.4 %) **off**"]
 
 
 def test_times_are_cuda_s_and_a_row_can_name_a_setting(folder, tmp_path):
@@ -139,8 +139,8 @@ def test_times_are_cuda_s_and_a_row_can_name_a_setting(folder, tmp_path):
     rows = {"w/o flash": {"full": {"attention": "eager"}}, "w/ flash": {"full": {"attention": "sdpa"}}}
     markdown = written(folder, tmp_path, paper="atp", tables=("S3",), rows=rows, missing={})
     assert line(markdown, "published / ours")[1:] == ["CUDA ms"]
-    assert line(markdown, "w/o flash")[1:] == ["400 / 200.000 (−50.0 %) **off**"]
-    assert line(markdown, "w/ flash")[1:] == ["300 / not measured"]
+    assert line(markdown, "w/o flash")[1:] == ["400.0 / 200.000 (−50.0 %) **off**"]
+    assert line(markdown, "w/ flash")[1:] == ["300.0 / not measured"]
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_what_does_not_fit_the_paper_is_said_and_nothing_is_written(folder, tmp_
 
 def test_what_fits_several_rows_is_held_against_none_and_the_report_is_there(folder, tmp_path):
     markdown = written(folder, tmp_path, rows=ROWS | {"IVTP": "ivtp"})
-    assert line(markdown, "IVTP")[1:] == ["4 / not measured", "8 / several"]
-    assert line(markdown, "LLaVA")[1] == "10 / 10.100 (+1.0 %)"
+    assert line(markdown, "IVTP")[1:] == ["4.0 / not measured", "8.0 / several"]
+    assert line(markdown, "LLaVA")[1] == "10.0 / 10.100 (+1.0 %)"
     assert "\nIVTP: fits 2 rows that differ in group; held against none of them.\n" in markdown
 
 

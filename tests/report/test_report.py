@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -222,9 +223,36 @@ def test_failures_are_told_and_text_of_others_shows_as_text(sweep, tmp_path):
     assert "8 done, 1 failed" in markdown
 
 
-def test_the_same_results_give_the_same_bytes(sweep, tmp_path):
+def test_failed_trials_that_differ_are_told_apart(sweep, tmp_path):
+    for number, group in enumerate((1, 2, 10)):
+        failed = sweep / f"{number:x}{'e' * 15}"
+        failed.mkdir()
+        trial = {"model": "pocket", "method": "dycoke", "parameters": {"tokens": 50, "group": group, "depth": 1}}
+        (failed / "trial.yaml").write_text(yaml.safe_dump(trial | {"task": "pocketvqa"}))
+        (failed / "failure.json").write_text(json.dumps({"error": "no", "traceback": ""}))
+    markdown = written(sweep, tmp_path)
+    told = [line for line in markdown.splitlines() if line.startswith("- dycoke")]
+    assert told == [f"- dycoke 50 (group {group}) on pocketvqa: no" for group in (1, 2, 10)]
+
+
+def test_numbers_are_in_the_order_of_their_size(tmp_path):
+    folder = tmp_path / "results" / "mine"
+    add(folder, 1, "full", {}, right=0.9)
+    for number, layers in enumerate((12, 3, None, 100), start=2):
+        add(folder, number, "ivtp", {"tokens": 64, "llm_layers": layers}, right=0.7)
+        amend(folder, number, limit=layers)
+    markdown = written(folder, tmp_path)
+    lines = [line for line in markdown.splitlines() if line.startswith("| ivtp")]
+    assert [re.search(r"llm\\_layers (\w+)", line)[1] for line in lines] == ["3", "12", "100", "None"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_same_results_give_the_same_bytes(sweep, tmp_path, seed):
+    """In another process too, whose sets are in another order."""
     report.write(sweep, tmp_path / "a")
-    report.write(sweep, tmp_path / "b")
+    code = "import sys; from pathlib import Path; from harness import report; report.write(*map(Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(sweep), str(tmp_path / "b")]
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": str(seed)}, check=True)
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".md", ".json", ".png"}
     for file in files:

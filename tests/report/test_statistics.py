@@ -64,8 +64,10 @@ def test_a_task_of_one_image_and_a_task_that_a_row_has_not_get_no_interval():
     one, two = samples([1, 0, 1, 0], list("aaab"), list("wxyz")), samples([1, 0, 1], list("aaa"), list("wxy"))
     panel = Panel([one, two])
     (a, b, both), (alone, none, average) = panel.intervals(panel.scores)
-    assert b.mean == 0.0 and np.isnan(b[1:]).all() and not np.isnan(both).any()
-    assert alone.mean == a.mean == pytest.approx(2 / 3) and np.isnan(none).all() and average == alone
+    assert b.mean == 0.0 and np.isnan(b[1:]).all() and not np.isnan(a).any()
+    assert both.mean == pytest.approx(1 / 3) and np.isnan(both[1:]).all()  # no draw would vary half of it
+    assert alone.mean == a.mean == pytest.approx(2 / 3) and np.isnan(none).all()
+    assert average == alone and not np.isnan(alone).any()
 
 
 def test_each_scores_interval_covers_the_truth_with_questions_sharing_an_image():

@@ -16,9 +16,9 @@ __all__ = ["heat_map", "kept_section", "section"]
 
 READING = (
     "Bars are 95 % bootstrap intervals over images. The black steps are the Pareto frontier: the best average so far "
-    "at each cost; nothing costs as little as a point on the line and scores more. Of a hollow point the intervals are "
-    "apart: that of something that costs no more lies wholly above its own (and in time its quartiles before). This is "
-    "neither paired nor corrected for many comparisons, as the signs in the tables are.\n"
+    "at each cost; no other row of the table costs as little as a point on the line and scores more. Of a hollow point "
+    "the intervals are apart: that of something that costs no more lies wholly above its own (and in time its "
+    "quartiles before). This is neither paired nor corrected for many comparisons, as the signs in the tables are.\n"
 )
 
 
@@ -82,6 +82,7 @@ def kept_section(results: Results, compared: Compared, folder: Path, link: str) 
         f"## What the methods keep\n\n![{text(seen)}]({link}/kept.png)\n\n"
         "A row is a question of a picture, as the model saw it; a column is a method. "
         f"Chosen by rule: {text(found.budget)}, where most methods stand{chosen}. Of the questions whose pictures the "
-        "store has (the first of each task), those that the full model gets right and that part these methods most "
-        "evenly into right and wrong, one a task. They show how methods differ, not how often they do.\n"
+        "store has (the first of each task) and that part these methods into right and wrong, first those that the "
+        "full model gets right, of these the most even, one a task as far as there are. They show how methods differ, "
+        "not how often they do.\n"
     )

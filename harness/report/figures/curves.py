@@ -71,7 +71,7 @@ def costs(results: Results, convention: str) -> list[Cost]:
             counted("tokens", "mean_llm") | tokens,
             True,
             free,
-            "What has no budget stands at its realised mean over images and LLM layers (×), not in this frontier.",
+            "What has no budget stands at its realised mean over images and LLM layers (×), not in a frontier.",
         ),
         Cost(
             "flops",
@@ -87,7 +87,7 @@ def costs(results: Results, convention: str) -> list[Cost]:
             timed,
             False,
             frozenset(i for i in timed if not results.rows[i].alone),
-            "What was timed while others used the device (×) is not in this frontier.",
+            "What was timed while others used the device (×) is not in a frontier.",
         ),
         Cost(
             "kv",
@@ -115,7 +115,7 @@ def accuracy(results: Results, compared: Compared, lines: Lines, cost: Cost, pat
         row = results.rows[i]
         if i not in cost.outside:
             peers.setdefault((row.model, str(row.setting)), {})[i] = point
-    best = [frontier(each) for each in peers.values()]
+    best = [frontier(each) for each in peers.values() if len(each) > 1]
     hollow = set().union(*(below(each) for each in peers.values()))
     crossed = points.keys() & cost.outside
 

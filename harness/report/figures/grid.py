@@ -25,7 +25,8 @@ def heat_map(grid: Grid, path: Path) -> None:
         color = "white" if cell.mean < middle else "black"
         at = (xs.index(x), ys.index(y))
         axes.annotate(f"{cell.mean:.1f}", at, ha="center", va="bottom", color=color)
-        axes.annotate(f"{cell.low:.1f}–{cell.high:.1f}", at, ha="center", va="top", color=color, fontsize=8)
+        if cell.low == cell.low:
+            axes.annotate(f"{cell.low:.1f}–{cell.high:.1f}", at, ha="center", va="top", color=color, fontsize=8)
     axes.set_xticks(range(len(xs)), [str(x) for x in xs])
     axes.set_yticks(range(len(ys)), [str(y) for y in ys])
     axes.set_xlabel(grid.across)

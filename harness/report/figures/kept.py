@@ -1,7 +1,7 @@
 """What methods keep of the same pictures, as IVTP's Figure 5: some questions that part them, chosen by rule."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ from harness.panels import Panel, Strip, draw
 from harness.report.compared import Compared
 from harness.report.figures.style import full_rows, save, short_name
 from harness.report.results import Results, Row
-from harness.report.stored import listed, side, there
-from harness.report.tables import in_main_table, short_names
+from harness.report.rows import in_main_table
+from harness.report.stored import listed, pictures, side, there
+from harness.report.tables import short_names
 
 QUESTIONS, METHODS = 3, 4  # METHODS besides the full model
 RIGHT = 0.5  # a score from which an answer counts as right where methods are told apart
@@ -41,9 +42,9 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
     Rows of one model, setting and budget: the budget of most methods, of several the one where they part on most
     questions. Of its methods METHODS, evenly from the best average to the worst, behind the full model.
     """
-    pictured = {path.stem for path in (results.folder / "images").glob("*.webp")}
+    stored = pictures(results.folder)
     shown = [i for i in in_main_table(results) if i in compared.average and NEEDED.issubset(results.rows[i].samples)]
-    tables = {i: _pictured(results.scored(results.rows[i]), pictured) for i in shown if pictured}
+    tables = {i: _pictured(results.scored(results.rows[i]), stored.keys()) for i in shown if stored}
     groups: dict[tuple[str, str, str], list[int]] = {}
     for i, row in ((i, results.rows[i]) for i in tables):
         if row.method != "full":
@@ -58,7 +59,7 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
     alike = [i for i in full_rows(results, compared) if i in tables and compared.full[best[0]] is results.rows[i]]
     columns = [*alike, *pruned]
     strips, told = [], []
-    for key, strip in _strips(results, tables, columns, _ranked(tables, pruned, alike)):
+    for key, strip in _strips(results, stored, tables, columns, _ranked(tables, pruned, alike)):
         strips.append(strip)
         told.append(_told(results, tables, columns, key))
     if not strips:
@@ -69,7 +70,7 @@ def kept_patches(results: Results, compared: Compared, path: Path) -> Kept | Non
     return Kept(row.budget, [short_name(results, results.rows[i]) for i in columns], len(best), told)
 
 
-def _pictured(samples: pd.DataFrame, pictured: set[str]) -> pd.DataFrame:
+def _pictured(samples: pd.DataFrame, pictured: Collection[str]) -> pd.DataFrame:
     """Return the samples of one picture that the store has, by task and document."""
     known = [len(names) == 1 and names[0] in pictured for names in map(listed, samples["pictures"])]
     return samples[known].set_index(["task", "doc_id"])
@@ -101,7 +102,11 @@ def _ranked(tables: dict[int, pd.DataFrame], pruned: list[int], full: list[int])
 
 
 def _strips(
-    results: Results, tables: dict[int, pd.DataFrame], columns: list[int], keys: list[tuple[Any, ...]]
+    results: Results,
+    stored: dict[str, Path],
+    tables: dict[int, pd.DataFrame],
+    columns: list[int],
+    keys: list[tuple[Any, ...]],
 ) -> Iterator[tuple[tuple[Any, ...], Strip]]:
     """Yield up to QUESTIONS questions whose files can be read, and what is drawn of them."""
     names = short_names(results.tasks)
@@ -112,7 +117,7 @@ def _strips(
     for key in keys:
         asked = {i: tables[i].loc[key] for i in columns if key in tables[i].index}
         sample = next(iter(asked.values()))
-        picture = _picture(results.folder / "images" / f"{sample['pictures'][0]}.webp", along)
+        picture = _picture(stored[sample["pictures"][0]], along)
         if picture is None or len(asked) < len(columns):
             continue
         head = f"{names.get(key[0], key[0])}: {_plain(sample['question'])} Expected: {_plain(sample['target'])}"

@@ -11,7 +11,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from harness.report.figures.style import COLORS, FULL, MARKERS, WIDTH, line_name, plt, save, short_name
 from harness.report.results import Results, Row, dig
-from harness.report.tables import in_main_table
+from harness.report.rows import in_main_table
 
 PANELS = 3
 NAME = 34  # characters of a line of the legend

@@ -10,9 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from harness.report.compared import Compared
-from harness.report.names import parameters, settings
 from harness.report.results import Results, Row
-from harness.report.tables import in_main_table
+from harness.report.rows import in_main_table, parameters, settings
 
 # Okabe and Ito's colour-blind-safe palette; every method has a marker of its own as well, for print. Black and grey are
 # of the frontier and the full model.
