@@ -81,21 +81,24 @@ def report(
     from harness.remote import sweep_folder
     from harness.report import write
     from harness.report.export import FORMATS
+    from harness.run import cannot_write, write_report
 
     for name in formats or ():
         if name not in FORMATS:
             raise VtbenchError(f"--format: {name!r} is not possible; allowed are {', '.join(FORMATS)}")
 
-    if Path(sweep).suffix in (".yaml", ".yml"):
-        from harness.run import write_report
-        from harness.spec import MANY, load_sweep
+    try:
+        if Path(sweep).suffix in (".yaml", ".yml"):
+            from harness.spec import MANY, load_sweep
 
-        loaded = load_sweep(Path(sweep), most=None if yes else MANY)
-        with sweep_folder(results, loaded.name) as folder:
-            print(write_report(loaded, folder, out, formats or ()))
-    else:
-        with sweep_folder(results, sweep) as folder:
-            print(write(folder, out, formats=formats or ()))
+            loaded = load_sweep(Path(sweep), most=None if yes else MANY)
+            with sweep_folder(results, loaded.name) as folder:
+                print(write_report(loaded, folder, out, formats or ()))
+        else:
+            with sweep_folder(results, sweep) as folder:
+                print(write(folder, out, formats=formats or ()))
+    except OSError as error:
+        raise VtbenchError(cannot_write(str(out), error)) from None
 
 
 @app.command()

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from harness.errors import VtbenchError
 
 LARGEST = 64 * 1024
+LARGEST_RECORD = 2**26  # bytes of what runs leave as JSON
 MOST = 100_000
 DEEPEST = 20
 LARGEST_NUMBER = 10**9  # of any that a person asks for
@@ -112,6 +113,19 @@ def read_text(path: Path) -> str:
         raise VtbenchError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:  # a NUL in the path
         raise VtbenchError(f"{path}: {error}") from None
+
+
+def plain(path: Path, largest: int) -> Path:
+    """Return the path of what must be a file of its own and of at most so many bytes: no link, pipe or device.
+
+    Errors: VtbenchError, OSError.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise VtbenchError("is a link, a pipe or a device; allowed is a file")
+    if found.st_size > largest:
+        raise VtbenchError(f"has {found.st_size:,} bytes; allowed are at most {largest:,}")
+    return path
 
 
 def read_pairs(place: str, pairs: Iterable[str], *, not_pairs: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from harness import cli
 from harness.spec import load_sweep
 from harness.store import Result, Store
+from harness.trial import Warm, run
 from methods.interface import Cut, Shape, Stage
 from methods.reduce import keep_all
 
@@ -92,6 +93,20 @@ def test_a_dry_run_tells_ids_schedules_and_what_is_done(tmp_path, file, monkeypa
     ]
     assert vtbench(monkeypatch, "run", file, "--dry-run", "--limit", 3, "--out", tmp_path / "results") == 0
     assert capsys.readouterr().out.startswith("x: 3 trials, 0 done, 3 to run\n")
+
+
+def test_a_run_with_nothing_to_do_says_so_and_leaves_the_report(tmp_path, file, monkeypatch, capsys):
+    file.write_text("model: llava-1.5-7b\ntext_tokens: 64\nmethods: [full, {topk: {tokens: 64}}]\n")
+    store = Store(tmp_path / "results" / "x")
+    for trial in load_sweep(file).trials():
+        store.write(trial, run(trial, Warm("cpu")))
+    places = ("--out", tmp_path / "results", "--reports", tmp_path / "reports")
+    assert vtbench(monkeypatch, "run", file, *places) == 0
+    first, report = capsys.readouterr().out, tmp_path / "reports" / "x.md"
+    assert first == f"x: 2 trials, 0 done now, 2 before, 0 failed\nreport: {report}\n"
+    written = report.stat().st_mtime_ns
+    assert vtbench(monkeypatch, "run", file, *places) == 0
+    assert capsys.readouterr().out == first and report.stat().st_mtime_ns == written
 
 
 def test_methods_are_listed(monkeypatch, capsys):

@@ -232,3 +232,6 @@ def test_the_readmes_example_runs(tmp_path, picture, monkeypatch, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'kept.png'}\n"
     with Image.open(tmp_path / "kept.png") as drawn, Image.open(ROOT / "reports/show/kept.png") as committed:
         assert drawn.size == committed.size
+        one, other = (np.asarray(each.convert("RGB"), int) for each in (drawn, committed))
+    # on another processor a patch of a near tie may be another one
+    assert (np.abs(one - other).max(axis=2) > 16).mean() < 0.005

@@ -1,5 +1,7 @@
 import csv
+import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import lmms_eval
 import pytest
 
 from harness import papers
-from harness.papers import AVERAGED, BENCHMARKS, TABLES, read_figures
+from harness.papers import AVERAGED, BENCHMARKS, TABLES, TITLES, read_figures
+from harness.report.tables import text as as_markdown
 from harness.spec import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -43,11 +46,40 @@ def test_every_sweep_is_in_the_list_of_sweeps():
         (path.name for path in SWEEPS), key=lambda name: LISTED.index(f"[{name}]")
     )
     needing = LISTED.partition("Not there yet:")[2].partition("\n## ")[0]
-    titles = {"ivtp": "IVTP", "atp": "ATP-LLaVA", "lvpruning": "LVPruning"}
-    for (paper, table), each in TABLES.items():
-        if each.needs:
-            lines = [line for line in needing.splitlines() if line.startswith(f"| {titles[paper]} ")]
-            assert any(re.search(rf"\b{table.removeprefix('S')}\b", line) and each.needs in line for line in lines)
+    needs = {(place, table.needs) for place, table in TABLES.items() if table.needs}
+    assert needs <= {found for line in needing.splitlines() for found in named(line)}
+
+
+def named(line: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the tables that a line of the list names, as `TABLES` does, each with the line's reason."""
+    for paper, title in TITLES.items():
+        if line.startswith(f"| {title} "):
+            tables, why = (cell.strip() for cell in line.strip("| ").split("|"))
+            main, _, supplement = tables.removeprefix(title).partition(":")[0].partition("supplement")
+            for number in re.findall(r"\b(?:\d+|B)\b", main):
+                yield (paper, number), why
+            for number in re.findall(r"\b\d+\b", supplement):
+                yield (paper, f"S{number}"), why
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_every_figure_of_ivtp_s_results_has_a_sweep(number):
+    (name,) = re.findall(rf"^\| \[(\w+)\.yaml\]\(\1\.yaml\) \| IVTP Figure {number}: ", LISTED, re.M)
+    assert name in {path.stem for path in SWEEPS}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_has_its_report_or_needs_a_gpu(path):
+    sweep = load_sweep(path)
+    (cell,) = re.findall(rf"^\| \[{path.name}\]\({path.name}\) \|.*\| (.*) \|$", LISTED, re.M)
+    if sweep.axes.resources.gpus:
+        assert cell == "none: it needs a GPU"
+        return
+    assert cell == f"[`{sweep.name}`](../reports/{sweep.name}.md)"
+    lines = (ROOT / f"reports/{sweep.name}.md").read_text(encoding="utf-8").splitlines()
+    assert lines[:4] == [f"# {as_markdown(sweep.name)}", "", as_markdown(sweep.axes.description), ""]
+    held = json.loads((ROOT / f"reports/{sweep.name}.json").read_text(encoding="utf-8"))
+    assert held["sweep"] == sweep.name and held["state"]["asked"] == len(sweep.trials())
 
 
 @pytest.mark.parametrize("path", [path for path in SWEEPS if path.stem.startswith("ivtp")], ids=lambda path: path.stem)
