@@ -16,12 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from harness.errors import VtbenchError
 
 BEAT = 10.0  # seconds between two touches
-DEAD = 60.0  # seconds without one, after which a claim of another host is stale
+DEAD = 60.0  # seconds without one, after which a claim whose process cannot be looked for is stale
 
 
 class LostClaimError(VtbenchError):
@@ -36,11 +34,13 @@ class Claim:
         self.own = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
+            "machine": _machine(),
+            "started": _started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "token": f"{random.SystemRandom().getrandbits(64):016x}",
         }
         self.path = folder / ".claim-0"
+        self._looked = time.monotonic()  # when the storage last said whose the folder is
         self._left = threading.Event()
 
     def __enter__(self) -> Self:
@@ -55,27 +55,34 @@ class Claim:
     ) -> None:
         self._left.set()
         if self.held:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # it goes stale
+                self.path.unlink(missing_ok=True)
 
     @property
     def held(self) -> bool:
-        """Whether the folder is still ours."""
-        return _read(self.path).get("token") == self.own["token"]
+        """Whether the folder is still ours; storage that fails for a moment takes nothing from us."""
+        if (ours := self._ours()) is None:
+            return time.monotonic() - self._looked < DEAD
+        self._looked = time.monotonic()
+        return ours
 
     def check(self) -> None:
         """Return while the folder is ours. Errors: LostClaimError."""
-        if not self.held:
-            holders = [_read(path) for path in _claims(self.folder)]
-            by = f" by {who(holders[-1])}" if holders else ""
-            raise LostClaimError(
-                f"{self.folder}: has been taken over{by}, so this run stops; nothing that it did is lost"
-            )
+        if self.held:
+            return
+        if (silence := time.monotonic() - self._looked) >= DEAD:
+            why = f"its claim could not be read for {silence:.0f} s"
+        else:
+            there = _claims(self.folder)
+            why = f"has been taken over by {who(_holder(there[-1]))}" if there else "has been taken over"
+        raise LostClaimError(f"{self.folder}: {why}, so this run stops; nothing that it did is lost")
 
     def _taken(self) -> bool:
         """Try to be the one claim there is; False when others try at the same moment."""
         there = _claims(self.folder)
         for path in there:
-            if (age := self._age(path)) is not None and lives(holder := _read(path), age):
+            holder, age = _holder(path), self._age(path)
+            if age is not None and lives(holder, age):
                 raise VtbenchError(f"{self.folder}: {who(holder)} runs it; wait for its end, or stop it")
         self.path = self.folder / f".claim-{_number(there[-1]) + 1 if there else 1}"
         try:
@@ -108,12 +115,21 @@ class Claim:
         finally:
             probe.unlink(missing_ok=True)
 
+    def _ours(self) -> bool | None:
+        """Whether our claim is there, None where the storage does not say."""
+        try:
+            token = _read(self.path).get("token")
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return None if token is None else token == self.own["token"]
+
     def _beat(self) -> None:
         while not self._left.wait(BEAT):
             with suppress(OSError):
-                if not self.held:
-                    return
-                os.utime(self.path)
+                if self.held:
+                    os.utime(self.path)
 
 
 def _claims(folder: Path) -> list[Path]:
@@ -125,12 +141,20 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, object]:
-    """Return what a claim says, nothing where it has gone or its process died writing it."""
+    """Return what a claim says, nothing where its process died writing it. Errors: OSError."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _holder(path: Path) -> dict[str, object]:
+    """Return what another's claim says, nothing where it cannot be read."""
+    try:
+        return _read(path)
+    except OSError:
+        return {}
 
 
 def who(holder: dict[str, object]) -> str:
@@ -141,12 +165,34 @@ def who(holder: dict[str, object]) -> str:
 
 
 def lives(holder: dict[str, object], age: float) -> bool:
-    """Whether a claim's process lives: looked for on its own host, by its heartbeat from another."""
-    if holder.get("host") != socket.gethostname():
-        return age < DEAD
+    """Whether a claim's process lives: looked for where it can be, else by its heartbeat."""
+    running = runs(holder)
+    return age < DEAD if running is None else running
+
+
+def runs(holder: dict[str, object]) -> bool | None:
+    """Whether a claim's process runs, None where it cannot be looked for: on another machine, in another container."""
+    machine = _machine()
+    if machine is None or holder.get("machine") != machine:
+        return None
+    started = _started(holder.get("pid"))
+    return started is not None and started == holder.get("started")
+
+
+def _machine() -> str | None:
+    """Return within what a process is known by its number: boot, PID namespace, and user, who may see only his own."""
     try:
-        process = psutil.Process(int(str(holder.get("pid"))))
-        same = abs(process.create_time() - float(str(holder.get("process_started")))) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError):
-        return False
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {os.getuid()}"
+    except OSError:
+        return None
+
+
+def _started(pid: object) -> int | None:
+    """Return when a process started, in clock ticks since the machine did; None if there is none, or it has ended."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = said.rpartition(")")[2].split()  # what is before it is the process's name
+    return None if state in "ZX" else int(fields[18])

@@ -5,12 +5,12 @@ Every file goes up under another name and is then renamed, a trial's record last
 
 import errno
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
@@ -25,14 +25,17 @@ BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # have no folders; 
 
 
 class Remote:
-    """A folder at a URL. Errors of all methods: OSError in one line, whatever the file system raises."""
+    """A folder at a URL, over a new connection if `fresh`.
 
-    def __init__(self, url: str) -> None:
+    Errors: VtbenchError; of all methods OSError in one line, whatever the file system raises.
+    """
+
+    def __init__(self, url: str, *, fresh: bool = False) -> None:
         self.url = url
         self.shown = _without_password(url)
         self.protocol = url.partition("://")[0]
         try:
-            self.files, root = fsspec.url_to_fs(url)
+            self.files, root = fsspec.url_to_fs(url, skip_instance_cache=fresh)
         except ImportError as error:
             raise VtbenchError(f"{self.shown}: {self.protocol} needs a package: {_line(error)}") from None
         except ValueError as error:
@@ -53,17 +56,19 @@ class Remote:
             except FileNotFoundError:
                 return []
 
-    def names(self) -> dict[str, int]:
-        """Return the files below the folder with their sizes, those whose name begins with a dot too."""
+    def names(self) -> dict[str, int | None]:
+        """Return the files below the folder with their sizes where known, those whose name begins with a dot too."""
         with self._one_line():
             self.files.invalidate_cache()
             try:
                 self.files.ls(self.root)  # find() is silent on a folder that may not be read
             except FileNotFoundError:
                 return {}
+            if self.files.isfile(self.root):
+                raise NotADirectoryError("is a file, and the results need a folder of that name")
             found = self.files.find(self.root, detail=True)
-        names = {path[len(self.root) :].lstrip("/"): info["size"] for path, info in found.items()}
-        return {name: size for name, size in names.items() if ".." not in PurePosixPath(name).parts}
+            names = {path[len(self.root) :].lstrip("/"): info.get("size") for path, info in found.items()}
+        return {name: size for name, size in names.items() if name and ".." not in PurePosixPath(name).parts}
 
     def fetch(self, folder: Path) -> None:
         """Make the folder here the same as that there, W&B's runs and what is being written aside."""
@@ -170,7 +175,7 @@ class RemoteStore(Store):
         super().tidy()
         for name in self.remote.names():
             last = PurePosixPath(name).name
-            if last.startswith(".") and not last.startswith(".claim-"):
+            if last.startswith(".") and not last.startswith((".claim-", "..claim-")):  # as it is being written
                 self.remote.remove(name)
         self.fetch()
 
@@ -252,10 +257,9 @@ def _is_result(name: str) -> bool:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"://[^/]*@", "://", url)
 
 
 def _line(error: BaseException) -> str:
-    said = str(error) or type(error).__name__
+    said = _without_password(str(error)) or type(error).__name__
     return " ".join(said.split())[:200]

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
+
 PASSWORD = "se-cret"
 
 
@@ -19,6 +21,20 @@ def served(folder: Path) -> Iterator[str]:
             yield f"ftp://me:{PASSWORD}@127.0.0.1:{int(server.stdout.readline())}"
         finally:
             server.kill()
+
+
+@contextmanager
+def somewhere(kind: str, folder: Path) -> Iterator[str]:
+    """Yield the URL of an empty folder: `memory`, in this process, or `ftp`, on a server."""
+    if kind == "memory":
+        yield "memory://results"
+        memory = fsspec.filesystem("memory")
+        if memory.exists("/results"):
+            memory.rm("/results", recursive=True)
+        return
+    (folder / "served").mkdir()
+    with served(folder / "served") as there:
+        yield f"{there}/results"
 
 
 def serve(folder: str) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness import claim, cli
@@ -15,9 +17,9 @@ from harness.errors import VtbenchError
 
 
 def left(folder: Path, age: float = 0, **changed: object) -> Path:
-    """Leave a claim as a process that was killed does, of this host unless changed."""
+    """Leave a claim as a process that was killed does, of this machine unless changed."""
     path = folder / ".claim-3"
-    said = {"host": socket.gethostname(), "pid": os.getpid(), "process_started": 0.0, "since": "then", "token": "x"}
+    said = Claim(folder).own | {"started": 0, "since": "then", "token": "x"}
     path.write_text(json.dumps(said | changed))
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -39,8 +41,9 @@ def test_a_folder_is_claimed_while_the_context_lasts(tmp_path):
     ("age", "changed"),
     [
         (0, {"pid": 2**22 + 1}),  # no such process
-        (0, {"process_started": 1.0}),  # its number is another's by now
-        (61, {"host": "elsewhere"}),
+        (0, {"started": 1}),  # its number is another's by now
+        (61, {"machine": "elsewhere", "host": "elsewhere"}),
+        (61, {"machine": "elsewhere"}),  # a container with our host's name, or before the machine was started again
         (0, {"pid": "?"}),
     ],
 )
@@ -66,7 +69,7 @@ def test_a_killed_process_that_nobody_reaped_is_dead(tmp_path):
 
 @pytest.mark.parametrize(("age", "text"), [(50, None), (50, ""), (50, "{")])
 def test_what_another_host_touches_is_alive(tmp_path, age, text):
-    path = left(tmp_path, age, host="elsewhere")
+    path = left(tmp_path, age, machine="elsewhere", host="elsewhere")
     if text is not None:
         path.write_text(text)
         os.utime(path, (time.time() - age,) * 2)
@@ -76,20 +79,83 @@ def test_what_another_host_touches_is_alive(tmp_path, age, text):
     assert path.exists()
 
 
+def test_a_process_of_another_container_lives_by_its_heartbeat_though_the_host_has_one_name(tmp_path):
+    path = left(tmp_path, 50, machine="another PID namespace", pid=2**22 + 1)
+    with (
+        pytest.raises(VtbenchError, match=f"process {2**22 + 1} on {socket.gethostname()}, .* runs it"),
+        Claim(tmp_path),
+    ):
+        pass
+    assert path.exists()
+
+
+def test_a_clock_that_is_set_kills_nobody(tmp_path, monkeypatch):
+    with Claim(tmp_path) as held:
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 5.0)  # it moves with the clock
+        os.utime(held.path, (0, 0))
+        with pytest.raises(VtbenchError, match=f"process {os.getpid()} on"), Claim(tmp_path):
+            pass
+
+
+def test_where_processes_cannot_be_told_apart_the_heartbeat_decides(tmp_path, monkeypatch):
+    def unknown(path: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "no /proc", path)
+
+    monkeypatch.setattr(os, "readlink", unknown)
+    with Claim(tmp_path) as held:
+        assert held.own["machine"] is None
+        with pytest.raises(VtbenchError, match=f"process {os.getpid()} on"), Claim(tmp_path):
+            pass
+        os.utime(held.path, (time.time() - 61,) * 2)
+        with Claim(tmp_path) as other:
+            assert other.held and not held.held
+
+
 def test_a_claim_is_touched_and_its_loss_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(claim, "BEAT", 0.02)
     with Claim(tmp_path) as held:
-        os.utime(held.path, (0, 0))
-        end = time.monotonic() + 10
-        while not held.path.stat().st_mtime:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        assert touched(held)
         monkeypatch.setattr(claim, "lives", lambda holder, age: False)  # as seen from a host that was cut off
         with Claim(tmp_path) as other:
             assert other.held and not held.held
             with pytest.raises(LostClaimError, match=rf"taken over by process {os.getpid()} on .*, so this run stops"):
                 held.check()
     assert list(tmp_path.iterdir()) == []
+
+
+def touched(held: Claim) -> bool:
+    """Whether a claim is touched within 10 s."""
+    os.utime(held.path, (0, 0))
+    end = time.monotonic() + 10
+    while not held.path.stat().st_mtime and time.monotonic() < end:
+        time.sleep(0.01)
+    return held.path.stat().st_mtime > 0
+
+
+def test_storage_that_cannot_be_read_for_a_moment_takes_no_folder(tmp_path, monkeypatch):
+    reads = []
+
+    def stale(path: Path, **options: object) -> str:
+        reads.append(path)
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(claim, "BEAT", 0.02)
+    with Claim(tmp_path) as held:
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "read_text", stale)
+            while len(reads) < 5:
+                held.check()
+                time.sleep(0.02)
+            broken.setattr(claim, "DEAD", 0.0)
+            with pytest.raises(LostClaimError, match="its claim could not be read for 0 s, so this run stops; nothing"):
+                held.check()
+        held.check()
+        assert touched(held)
+        held.path.write_text("")
+        held.check()
+        held.path.write_text(json.dumps(held.own | {"token": "another"}))
+        with pytest.raises(LostClaimError, match="has been taken over by process"):
+            held.check()
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):

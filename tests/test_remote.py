@@ -1,23 +1,15 @@
-import json
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pandas as pd
 import pytest
 
-from harness import claim
-from harness.claim import LostClaimError
 from harness.errors import VtbenchError
 from harness.remote import Remote, opened, sweep_folder
-from harness.remote_claim import RemoteClaim
 from harness.spec import Trial, load_sweep
 from harness.store import Result, Store
-from tests.ftp import PASSWORD, served
+from tests.ftp import PASSWORD, served, somewhere
 from tests.test_cli import vtbench
 from tests.test_store import SAMPLES, record
 
@@ -26,16 +18,8 @@ COUNTED = "model: llava-1.5-7b\ntext_tokens: 64\ntokens: 64\nmethods: [full, top
 
 @pytest.fixture(params=["memory", "ftp"])
 def url(request, tmp_path) -> Iterator[str]:
-    """Yield the URL of an empty folder: in this process, and on a server."""
-    if request.param == "memory":
-        yield "memory://results"
-        memory = fsspec.filesystem("memory")
-        if memory.exists("/results"):
-            memory.rm("/results", recursive=True)
-        return
-    (tmp_path / "served").mkdir()
-    with served(tmp_path / "served") as there:
-        yield f"{there}/results"
+    with somewhere(request.param, tmp_path) as there:
+        yield there
 
 
 @pytest.fixture
@@ -115,8 +99,9 @@ def test_a_trial_s_record_goes_up_last(url, trials, monkeypatch):
 def test_a_file_is_there_whole_or_not_at_all(url, monkeypatch):
     remote = Remote(url) / "x"
     remote.write("a/b.json", b"old")
-    monkeypatch.setattr(remote.files, "mv", lambda *names: (_ for _ in ()).throw(RuntimeError("connection lost\n!")))
-    with pytest.raises(OSError, match="connection lost !") as raised:
+    lost = f"connection to ftp://me:{PASSWORD}@host lost\n!"
+    monkeypatch.setattr(remote.files, "mv", lambda *names: (_ for _ in ()).throw(RuntimeError(lost)))
+    with pytest.raises(OSError, match="ftp://host lost !") as raised:
         remote.write("a/b.json", b"new, and longer")
     assert raised.value.filename == remote.shown and PASSWORD not in str(raised.value)
     assert remote.read("a/b.json") == b"old"
@@ -128,73 +113,28 @@ def test_a_file_is_there_whole_or_not_at_all(url, monkeypatch):
 def test_names_that_lead_out_of_the_folder_are_left_alone(url, monkeypatch):
     remote = Remote(url) / "x"
     remote.write("a", b"1")
-    found = {f"{remote.root}/../../b": {"size": 1}, f"{remote.root}/a": {"size": 1}}
-    monkeypatch.setattr(remote.files, "find", lambda *names, **options: found)
-    assert remote.names() == {"a": 1}
+    found = {f"{remote.root}/../../b": {"size": 1}, f"{remote.root}/a": {"size": 1}, f"{remote.root}/c": {}}
+    monkeypatch.setattr(remote.files, "find", lambda *names, **options: {remote.root: {}} | found)
+    assert remote.names() == {"a": 1, "c": None}
     with pytest.raises(VtbenchError, match="is no sweep's name"), sweep_folder(url, "../x"):
         pass
 
 
-def test_a_claim_at_a_url(url, monkeypatch):
-    monkeypatch.setattr(claim, "BEAT", 0.1)
-    remote = Remote(url) / "x"
-    with RemoteClaim(remote) as held:
-        with pytest.raises(VtbenchError) as refused, RemoteClaim(Remote(url) / "x"):
+def test_a_file_where_the_folder_should_be_is_one_line(url):
+    Remote(url).write("x", b"a file")
+    for place in (opened(url, "x"), sweep_folder(url, "x")):
+        with pytest.raises(VtbenchError, match=r"^\w+://[\w.:/]*/x: is a file, and the results need a folder"), place:
             pass
-        assert re.search(rf"/x: process \d+ on {socket.gethostname()}, since .* runs it; wait for", str(refused.value))
-        held.check()
-        remote.remove(held.name)  # as who takes it over does
-        end = time.monotonic() + 20
-        while held.held and time.monotonic() < end:
-            time.sleep(0.02)
-        with pytest.raises(LostClaimError, match="has been taken over, so this run stops"):
-            held.check()
-    assert remote.listed() == []
+    assert Remote(url).read("x") == b"a file"
 
 
-def test_a_dead_claim_at_a_url_is_taken_over_and_a_living_one_is_not(url, monkeypatch):
-    monkeypatch.setattr(claim, "BEAT", 0.1)
-    monkeypatch.setattr(claim, "DEAD", 1.0)
+def test_another_s_claim_that_is_being_written_is_left_there(url):
     remote = Remote(url) / "x"
-
-    def left(beat: int, **changed: object) -> None:
-        said = {"host": "elsewhere", "pid": 1, "process_started": 0.0, "since": "then", "beat": beat} | changed
-        Remote(f"{url}/x").write(".claim-old", json.dumps(said).encode())
-
-    for stale in ({"host": socket.gethostname()}, {}):
-        left(3, **stale)
-        with RemoteClaim(remote) as held:
-            assert [name for name in remote.listed() if name.startswith(".claim")] == [held.name]
-    left(3)
-    beating = threading.Timer(0.4, left, [4])
-    beating.start()
-    with pytest.raises(VtbenchError, match="process 1 on elsewhere, since then, runs it"), RemoteClaim(remote):
-        pass
-    beating.join()
-    assert remote.listed() == [".claim-old"]
-
-
-def test_of_many_at_once_one_gets_the_claim(url, monkeypatch):
-    got, refused, go, done = [], [], threading.Barrier(4), threading.Event()
-
-    def run() -> None:
-        remote = Remote(url) / "x"
-        go.wait()
-        try:
-            with RemoteClaim(remote) as held:
-                got.append(held.name)
-                done.wait(60)
-        except VtbenchError as error:
-            refused.append(str(error))
-            if len(refused) == 3:
-                done.set()
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 1 and len(refused) == 3 and (Remote(url) / "x").listed() == []
+    for name in (".claim-1", "..claim-2.0123abcd", ".sweep.json.0123abcd"):
+        remote.write(name, b"{}")
+    with opened(url, "x") as store:
+        store.tidy()
+    assert sorted(remote.listed()) == ["..claim-2.0123abcd", ".claim-1"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +147,10 @@ def test_of_many_at_once_one_gets_the_claim(url, monkeypatch):
         ("s3://bucket/results", "s3://bucket/results: s3 needs a package: Install s3fs to access S3"),
         ("ftp://me:wrong@{host}/results", "ftp://{host}/results: 530 Authentication failed."),
         ("ftp://127.0.0.1:1/results", "ftp://127.0.0.1:1/results: [Errno 111] Connection refused"),
+        (
+            "dir::ftp://me:wr@wrong@127.0.0.1:1/results",
+            "dir::ftp://127.0.0.1:1/results: [Errno 111] Connection refused",
+        ),
     ],
 )
 def test_a_url_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, where, complaint):
