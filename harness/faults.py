@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from harness.spec import Trial
 
+LONGEST = 500  # characters of a reason
+
 
 def describe(error: Exception, trial: "Trial") -> str:
     """Return what happened in a trial in one line: its method is named where the error comes from the method's code."""
@@ -19,7 +21,13 @@ def describe(error: Exception, trial: "Trial") -> str:
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     where = f"in {trial.method}: " if any(name.partition(".")[0] == home for name in frames) else ""
     kind = "" if isinstance(error, VtbenchError) else f"{type(error).__name__}: "
-    return " ".join(f"{where}{kind}{error}".split())
+    return in_one_line(f"{where}{kind}{error}")
+
+
+def in_one_line(reason: str) -> str:
+    """Return anybody's text as one line that can be printed, escaped as errors are and cut after LONGEST characters."""
+    line = str(VtbenchError(" ".join(reason.split())))
+    return line if len(line) <= LONGEST else line[:LONGEST] + " …"
 
 
 def out_of_memory(error: Exception) -> bool:

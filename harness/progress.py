@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.faults import in_one_line
 from harness.spec import Trial
 
 ROWS = 12  # running trials that are listed, those that run longest
@@ -48,6 +49,8 @@ class Board:
         self.failed += error is not None
         self.done += error is None
         self.seconds[_kind(trial)].append(seconds)
+        if error is not None:
+            error = in_one_line(error)
         outcome = f"FAILED: {error}" if error else f"{seconds:.1f} s"
         if self.live is None:
             ended, total = self._counts()

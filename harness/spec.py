@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PROTOCOL = 3
 
 MANY = 10_000  # trials of a sweep that is meant
+LEAST = 0.0001  # of a CPU or GPU that Ray can reserve; of several GPUs it reserves whole ones
 
 Measure = Literal["accuracy", "flops", "latency", "memory", "tokens"]
 MEASURES: tuple[Measure, ...] = ("accuracy", "flops", "latency", "memory", "tokens")
@@ -116,11 +117,17 @@ class Trial(_Frozen):
         return METHODS[self.method](**self.parameters)
 
 
+def _gpus(value: float) -> float:
+    if 0 < value < LEAST or (value > 1 and not value.is_integer()):
+        raise ValueError(f"{brief(value)} is not possible; it should be 0, {LEAST} to 1, or a whole number")
+    return value
+
+
 class Resources(_Frozen):
     """What Ray reserves for a trial."""
 
-    cpus: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] = 1
-    gpus: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)] = 0
+    cpus: Annotated[float, Field(ge=LEAST, le=LARGEST_NUMBER)] = 1
+    gpus: Annotated[float, Field(ge=0, le=LARGEST_NUMBER), AfterValidator(_gpus)] = 0
     memory: Bytes | None = None
     accelerator_type: Name | None = None  # as Ray calls it: H100, A100, …
     labels: dict[str, Label] | None = None  # of the node

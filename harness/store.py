@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import yaml
 
+from harness.errors import VtbenchError
+from harness.faults import in_one_line
 from harness.reading import read_mapping
 
 if TYPE_CHECKING:
@@ -52,18 +55,20 @@ class Store:
 
     def fail(self, trial: "Trial", error: str, traceback: str) -> None:
         """Note why a trial failed, until it succeeds."""
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self._begin(trial) / "failure.json", {"error": error, "traceback": traceback, "when": when})
+        failure = {
+            "error": in_one_line(error),
+            "traceback": traceback.encode("utf-8", "backslashreplace").decode(),  # of a path, say, that is no text
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(self._begin(trial) / "failure.json", failure)
 
     def failure(self, trial_id: str) -> str | None:
         """Return why the trial failed, None if it did not or has its record by now."""
         path = self.folder / trial_id / "failure.json"
         if self.done(trial_id) or not path.exists():
             return None
-        try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["error"])
-        except (ValueError, KeyError, TypeError):
-            return f"{path} cannot be read"
+        failure = read_json(path)
+        return str(failure["error"]) if failure and "error" in failure else f"{path} cannot be read"
 
     def tidy(self) -> None:
         """Remove what killed runs were writing. Only for who has claimed the folder."""
@@ -94,9 +99,23 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "sweep.json", shown)
 
+    def begun(self) -> bool:
+        """Whether a trial has been stored, as done or failed."""
+        return any(self.folder.glob("*/trial.yaml"))
+
+    def record(self, trial_id: str) -> dict[str, Any] | None:
+        """Return a trial's record, None where it has none that can be read and is its own."""
+        record = read_json(self.folder / trial_id / "record.json")
+        return record if record and record.get("id") == trial_id else None
+
+    def unreadable(self, trial_id: str) -> bool:
+        """Whether the trial has a record that is damaged."""
+        return self.done(trial_id) and self.record(trial_id) is None
+
     def records(self) -> list[dict[str, Any]]:
-        """Return the records of all finished trials, by id."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/record.json"))]
+        """Return the records of all finished trials, by id, without those that cannot be read."""
+        found = (self.record(path.parent.name) for path in sorted(self.folder.glob("*/record.json")))
+        return [record for record in found if record is not None]
 
     def samples(self, trial_id: str) -> pd.DataFrame | None:
         """Return a finished trial's samples, None where it has none."""
@@ -104,21 +123,24 @@ class Store:
         return pd.read_parquet(path) if path.exists() else None
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return {"id", "trial", "failure": {"error", "traceback", "when"}} of all failed trials, by id."""
-        return [
-            {
-                "id": path.parent.name,
-                "trial": read_mapping(path.parent / "trial.yaml"),
-                "failure": json.loads(path.read_text(encoding="utf-8")),
-            }
-            for path in sorted(self.folder.glob("*/failure.json"))
-            if not self.done(path.parent.name)
-        ]
+        """Return {"id", "trial", "failure": {"error", "traceback", "when"}} of all failed trials, by id.
+
+        Those that cannot be read are left out.
+        """
+        found = []
+        for path in sorted(self.folder.glob("*/failure.json")):
+            failure = None if self.done(path.parent.name) else read_json(path)
+            if failure is not None:
+                with suppress(VtbenchError):
+                    trial = read_mapping(path.parent / "trial.yaml")
+                    found.append({"id": path.parent.name, "trial": trial, "failure": failure})
+        return found
 
     def gather(self) -> Path:
         """Write `trials.parquet` and return its path.
 
-        One row a trial, with its "status", done or failed; nested keys are joined by dots, lists are JSON.
+        One row a trial that can be read, with its "status", done or failed; nested keys are joined by dots, lists are
+        JSON.
         """
         rows = [{"status": "done", **record} for record in self.records()]
         rows += [{"status": "failed", **failure} for failure in self.failures()]
@@ -132,6 +154,18 @@ class Store:
         path = self.folder / "trials.parquet"
         write_atomically(path, lambda partial: table.to_parquet(partial, index=False))
         return path
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON file's mapping, None where there is none that can be read."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "null"  # a pipe would be waited for
+        found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,7 @@ import torch
 
 from harness import trial as trials_module
 from harness.errors import VtbenchError
-from harness.faults import describe, out_of_memory, shortage
+from harness.faults import LONGEST, describe, in_one_line, out_of_memory, shortage
 from harness.spec import Trial, load_sweep
 from harness.trial import Warm, run
 from methods import METHODS
@@ -29,6 +29,15 @@ def test_what_a_method_raises_names_it(tmp_path):
     assert describe(inside, trial).startswith("in topk: AttributeError: 'NoneType' object has no attribute")
     assert describe(raised(lambda: {}["no\nline"]), trial) == "KeyError: 'no\\nline'"
     assert describe(VtbenchError("no  such thing"), trial) == "no such thing"
+
+
+def test_what_a_data_set_raises_is_escaped_and_bounded(tmp_path):
+    (trial,) = trials(tmp_path)
+    assert describe(ValueError("\x1b]0;title\x07\u202e \udcff"), trial) == r"ValueError: \x1b]0;title\x07\u202e \udcff"
+    for long in ("x" * 10_000, "\x1b" * 10_000, "\n" * 10_000 + "x" * 10_000):
+        line = describe(ValueError(long), trial)
+        assert len(line) == LONGEST + len(" …") and line.isprintable()
+        assert in_one_line(line) == line
 
 
 def test_what_is_out_of_memory():

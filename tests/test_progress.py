@@ -90,5 +90,21 @@ def test_a_failure_is_printed_above_the_table(trials, monkeypatch):
     assert "failed full on t: [red] is no markup\n" in file.getvalue()
 
 
+def test_a_reason_is_no_text_for_the_terminal_to_obey(trials, monkeypatch, capsys):
+    board = of(trials[:1])
+    board.starts(trials[0])
+    board.ends(trials[0], 1.0, "\x1b]0;title\x07\n\udcff" + "x" * 10_000)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(r"[1/1] full on t: FAILED: \x1b]0;title\x07 \udcffxxx") and len(line) < 600
+    file = io.StringIO()
+    monkeypatch.setattr(
+        progress, "Console", lambda: Console(file=file, width=80, force_terminal=True, color_system=None)
+    )
+    with progress.board(trials[:1]) as live:
+        live.starts(trials[0])
+        live.ends(trials[0], 1.0, "\x1b]0;title\x07")
+    assert "failed full on t: \\x1b]0;title\\x07\n" in file.getvalue()
+
+
 def test_long_times():
     assert [clock(seconds) for seconds in (0.4, 75, 3600, 100000)] == ["0:00", "1:15", "1:00:00", "27:46:40"]

@@ -208,7 +208,11 @@ WRONG = {
     BASE + "measure: [flop]\nmethods: full\n": "measure[0]: 'flop' is not possible; did you mean flops?",
     BASE
     + "resources: {cpu: 2}\nmethods: full\n": "resources.cpu: is not a key; did you mean cpus? allowed are cpus, gpus",
-    BASE + "resources: {cpus: 0}\nmethods: full\n": "resources.cpus: 0 is not possible; it should be greater than 0",
+    BASE + "resources: {cpus: 0}\nmethods: full\n": "resources.cpus: 0 is not possible; it should be greater than or",
+    BASE
+    + "resources: {gpus: 1.5}\nmethods: full\n": "resources.gpus: 1.5 is not possible; it should be 0, 0.0001 to 1",
+    BASE
+    + "resources: {gpus: 0.00001}\nmethods: full\n": "resources.gpus: 1e-05 is not possible; it should be 0, 0.0001",
     BASE + "methods: full\ntext_tokens: 64\n": "text_tokens: is there beside tasks; allowed is one of the two",
     "model: pocket\nmethods: full\n": "tasks: is missing; a sweep of costs alone has text_tokens instead",
     COSTS + "methods: full\nconvention: mac\n": "convention: 'mac' is not possible; did you mean macs?",
@@ -223,6 +227,11 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, text):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'x.yaml'}:") and "\n" not in message
     assert WRONG[text] in message
+
+
+@pytest.mark.parametrize("resources", ["{gpus: 0}", "{gpus: 0.0001}", "{gpus: 1}", "{gpus: 8}", "{cpus: 1.5}"])
+def test_what_ray_can_reserve_is_possible(tmp_path, resources):
+    assert sweep(tmp_path, BASE + f"methods: full\nresources: {resources}\n").trials()
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -110,6 +111,70 @@ def test_trials_are_gathered_one_a_row(tmp_path, trials):
     assert table.loc[two.id, "latency.prefill_ms.median"] == 2.5
     assert json.loads(table.loc[two.id, "latency.prefill_ms.raw"]) == [2.0, 3.0]
     assert table.loc[topk.id, "failure.error"] == "RuntimeError: out of memory"
+
+
+DAMAGED = [
+    "{",
+    "[]",
+    '"words"',
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    "{}",
+    '{"id": "another"}',
+    b"\xff\xfe",
+    "",
+    r'{"error": "\ud800"}',
+]
+
+
+def put(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_what_cannot_be_read_is_not_gathered(tmp_path, trials, content):
+    kept = Store(tmp_path)
+    full, topk, two, three = trials
+    kept.write(full, Result(record(full), None))
+    kept.write(topk, Result(record(topk), None))
+    kept.fail(two, "no", "")
+    kept.fail(three, "no", "")
+    put(tmp_path / topk.id / "record.json", content)
+    put(tmp_path / two.id / "trial.yaml", "{")
+    assert list(pd.read_parquet(kept.gather()).id) == [full.id, three.id]
+    assert [kept.unreadable(trial.id) for trial in trials] == [False, True, False, False]
+    assert kept.record(topk.id) is None and kept.done(topk.id)
+
+
+@pytest.mark.parametrize("content", [each for each in DAMAGED if each not in DAMAGED[5:7]])
+def test_a_failure_that_cannot_be_read_is_not_gathered_and_still_one(tmp_path, trials, content):
+    kept = Store(tmp_path)
+    kept.fail(trials[0], "no", "")
+    put(tmp_path / trials[0].id / "failure.json", content)
+    assert kept.failures() == [] and kept.failure(trials[0].id).endswith("failure.json cannot be read")
+
+
+def test_a_trial_without_its_yaml_is_not_gathered(tmp_path, trials):
+    kept = Store(tmp_path)
+    kept.fail(trials[0], "no", "")
+    assert kept.begun()
+    (tmp_path / trials[0].id / "trial.yaml").unlink()
+    assert kept.failures() == [] and len(pd.read_parquet(kept.gather())) == 0 and not kept.begun()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, trials):
+    (tmp_path / trials[0].id).mkdir()
+    os.mkfifo(tmp_path / trials[0].id / "record.json")
+    assert Store(tmp_path).records() == [] and Store(tmp_path).unreadable(trials[0].id)
+
+
+def test_a_failure_of_any_text_is_kept_as_one_that_can_be_read(tmp_path, trials):
+    kept = Store(tmp_path)
+    path = os.fsdecode(b"/data/\xff.png")
+    kept.fail(trials[0], f"OSError: {path}\x1b]0;title\x07", f"Traceback\n  {path}\n\x1b[31m")
+    (failure,) = kept.failures()
+    assert failure["failure"]["error"] == r"OSError: /data/\udcff.png\x1b]0;title\x07"
+    assert failure["failure"]["traceback"] == "Traceback\n  /data/\\udcff.png\n\x1b[31m"
 
 
 def test_an_empty_sweep_is_gathered_too(tmp_path):
