@@ -77,7 +77,7 @@ def places(resources: Resources) -> int:
             there = ", ".join(f"{key}={each}" for each in sorted(values)) or f"no node with {key}"
             raise VtbenchError(f"resources.labels: {key}={value} is not there; Ray has {there}")
     fitting = [
-        min(int(node["Resources"].get(name, 0) / amount + 1e-9) for name, (_, amount) in amounts.items() if amount)
+        min(_times(name, node["Resources"].get(name, 0), amount) for name, (_, amount) in amounts.items() if amount)
         for node in nodes
         if (resources.labels or {}).items() <= node["Labels"].items()
         and (not resources.accelerator_type or prefix + resources.accelerator_type in node["Resources"])
@@ -85,3 +85,10 @@ def places(resources: Resources) -> int:
     if not sum(fitting):
         raise VtbenchError("resources: each is there, but no node has all of them together")
     return sum(fitting)
+
+
+def _times(name: str, there: float, amount: float) -> int:
+    """Return how many times a node that has so much gives an amount; Ray takes a part of a GPU from one GPU."""
+    if name == "GPU" and amount < 1:
+        return int(there) * int(1 / amount + 1e-9)
+    return int(there / amount + 1e-9)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,18 @@ if TYPE_CHECKING:
     import torch
 
 
+POLL = 0.05  # seconds between two tries
+
+
 @contextmanager
-def device_to_itself(device: "torch.device | str", *, alone: bool = True) -> Iterator[None]:
+def device_to_itself(
+    device: "torch.device | str", *, alone: bool = True, patience: float | None = None
+) -> Iterator[None]:
     """Hold this machine's lock of a device, on which every timed section of vtbench waits for its turn.
 
     Work that is not timed holds it together with others like it (`alone=False`), so that timed sections wait for it.
     The lock is advisory and goes with the process that holds it, also when that dies.
+    patience: seconds to wait for it, and then to go on without it; by default as long as it takes.
     """
     path = Path(tempfile.gettempdir()) / f"vtbench-{_name(device)}.lock"
     try:
@@ -25,10 +32,26 @@ def device_to_itself(device: "torch.device | str", *, alone: bool = True) -> Ite
     except PermissionError:  # another user's file in a sticky folder; a lock needs no right to write
         lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        _take(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, patience)
         yield
     finally:
         os.close(lock)
+
+
+def _take(lock: int, how: int, patience: float | None) -> None:
+    """Wait for a lock, so many seconds at most."""
+    if patience is None:
+        fcntl.flock(lock, how)
+        return
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return
+            time.sleep(POLL)
 
 
 def _name(device: "torch.device | str") -> str:

@@ -7,10 +7,9 @@ be several jobs: shards of its questions, which several actors answer, and then 
 
 import time
 import traceback
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import ray
@@ -20,39 +19,19 @@ from ray.exceptions import RayError, RayTaskError
 from harness.amounts import duration
 from harness.cluster import connected, options, places
 from harness.errors import VtbenchError
-from harness.faults import describe
 from harness.interrupt import Interrupts
 from harness.lock import device_to_itself
 from harness.progress import Board, board
-from harness.shards import Answers, Gathered, Job, Shard, jobs
+from harness.shards import Answers, Gathered, Job, jobs
 from harness.spec import Resources, Trial
 from harness.store import Result, Store
+from harness.workers import Failed, Prepare, Queue, Worker, prepare
 
 ATTEMPTS = 2  # of a job whose worker dies
-STILLBORN = 10  # workers in a row that die as they start, with none that works: nothing will come of it
+STILLBORN = 10  # workers in a row that die as they start: there will be no more
 TICK = 0.5  # seconds between two looks around
 PATIENCE = 300.0  # seconds without a node that has a place for a worker; one of a cluster may come back
-
-Execute = Callable[..., Result | Answers]  # of a trial, or of a trial and a part of its work
-Prepare = Callable[[str], Execute]  # in a worker, from its device to what does its jobs
-
-
-def prepare(device: str) -> Execute:
-    """Return what does jobs with a warm model."""
-    import torch
-
-    from harness.trial import Warm, work
-
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-
-    return partial(work, Warm(device))
-
-
-class Failed(NamedTuple):
-    """A trial that raised, as a worker tells it."""
-
-    error: str
-    traceback: str
+TURN = 5.0  # seconds that storing waits for others' timed sections
 
 
 @dataclass
@@ -65,52 +44,6 @@ class Outcome:
     failed_before: list[tuple[Trial, str]] = field(default_factory=list)  # and not tried again
     stopped: int | None = None  # the signal that stopped it
     dropped: int = 0  # trials that ran then
-
-
-class Worker:
-    """A process that keeps a model warm."""
-
-    def __init__(self, prepare: Prepare) -> None:
-        self.execute = prepare("cuda" if ray.get_gpu_ids() else "cpu")
-
-    def ready(self) -> None:
-        """Return when the process is there."""
-
-    def run(self, trial: Trial, part: Shard | Answers | None) -> Result | Answers | Failed:
-        """Return what the job gave, or Failed: an exception costs neither process nor model."""
-        try:
-            return self.execute(trial) if part is None else self.execute(trial, part)
-        except Exception as error:
-            return Failed(describe(error, trial), traceback.format_exc())
-
-
-class Queue:
-    """Jobs by the model they need, so that a worker goes on with the model it has."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self.lanes: dict[object, deque[Job]] = defaultdict(deque)
-        for job in jobs:
-            self.lanes[job.warm_key].append(job)
-
-    def __bool__(self) -> bool:
-        return any(self.lanes.values())
-
-    def take(self, mine: object, claimed: set[object]) -> Job:
-        """Return the next job of my model, else of the longest lane that no other worker has, else of any."""
-        lanes = {key: lane for key, lane in self.lanes.items() if lane}
-        if mine in lanes:
-            return lanes[mine].popleft()
-        free = {key: lane for key, lane in lanes.items() if key not in claimed} or lanes
-        return max(free.values(), key=len).popleft()
-
-    def back(self, job: Job) -> None:
-        """Put a job in front."""
-        self.lanes[job.warm_key].appendleft(job)
-
-    def drop(self, trial: Trial) -> None:
-        """Take a trial's jobs out."""
-        lane = self.lanes[trial.warm_key]
-        self.lanes[trial.warm_key] = deque(job for job in lane if job.trial is not trial)
 
 
 def run(
@@ -144,15 +77,15 @@ def run(
         with Interrupts() as interrupts, board(missing) as shown, connected(address):
             interrupts.listen()  # Ray has taken SIGTERM
             loop = _Loop(
-                [job for trial in missing for job in jobs(trial, shards)],
-                store,
-                resources,
-                time_limit,
-                0.0 if address == "local" else PATIENCE,
-                prepare,
-                after,
-                outcome,
-                shown,
+                queue=Queue(job for trial in missing for job in jobs(trial, shards)),
+                store=store,
+                resources=resources,
+                time_limit=time_limit,
+                patience=0.0 if address == "local" else PATIENCE,
+                prepare=prepare,
+                after=after,
+                outcome=outcome,
+                shown=shown,
             )
             loop.run(check, interrupts)
     return outcome
@@ -164,39 +97,36 @@ class _Running(NamedTuple):
     worker: ActorHandle[Any]
     job: Job | None
     began: float
+    spared: bool = False  # whether it has had its time again
 
 
+@dataclass(kw_only=True)
 class _Loop:
     """The driver's state: who runs what."""
 
-    def __init__(
-        self,
-        jobs: list[Job],
-        store: Store,
-        resources: Resources,
-        time_limit: float | None,
-        patience: float,
-        prepare: Prepare,
-        after: Callable[[Result], None],
-        outcome: Outcome,
-        shown: Board,
-    ) -> None:
-        self.queue, self.store, self.resources, self.time_limit = Queue(jobs), store, resources, time_limit
-        self.prepare, self.after, self.outcome, self.shown = prepare, after, outcome, shown
-        self.gathered = Gathered()
-        self.failed: set[str] = set()  # trials of which other jobs may still run
-        self.attempts: dict[object, int] = defaultdict(int)
-        self.stillborn = 0  # workers that died before their first job, since one was ready
-        self.patience = patience
-        self.placeless: float | None = None  # since when no node has a place for a worker
-        self.models: dict[ActorHandle[Any], object] = {}  # every worker, and the model it has
-        self.idle: list[ActorHandle[Any]] = []
-        self.running: dict[ray.ObjectRef[Any], _Running] = {}
+    queue: Queue
+    store: Store
+    resources: Resources
+    time_limit: float | None
+    patience: float
+    prepare: Prepare
+    after: Callable[[Result], None]
+    outcome: Outcome
+    shown: Board
+    gathered: Gathered = field(default_factory=Gathered)
+    failed: set[str] = field(default_factory=set)  # trials of which other jobs may still run
+    attempts: dict[object, int] = field(default_factory=lambda: defaultdict(int))
+    came_up: set[ActorHandle[Any]] = field(default_factory=set)  # workers that were ready once
+    stillborn: int = 0  # workers that died before they were, since any did something
+    placeless: float | None = None  # since when no node has a place for a worker
+    models: dict[ActorHandle[Any], object] = field(default_factory=dict)  # every worker, and the model it has
+    idle: list[ActorHandle[Any]] = field(default_factory=list)
+    running: dict[ray.ObjectRef[Any], _Running] = field(default_factory=dict)
 
     def run(self, check: Callable[[], None], interrupts: Interrupts) -> None:
         """Hand out jobs until none is left, or until asked to stop."""
         try:
-            for _ in range(min(places(self.resources), sum(map(len, self.queue.lanes.values())))):
+            for _ in range(min(places(self.resources), len(self.queue))):
                 self.hire()
             while self.queue or self.at_work():
                 ended, _ = ray.wait(list(self.running), num_returns=1, timeout=TICK)
@@ -220,11 +150,15 @@ class _Loop:
         remote: Any = ray.remote(Worker).options(**options(self.resources), max_restarts=0, max_task_retries=0)
         worker = remote.remote(self.prepare)
         self.models[worker] = None
+        self.greet(worker)
+
+    def greet(self, worker: ActorHandle[Any]) -> None:
+        """Have a worker report in."""
         self.running[worker.ready.remote()] = _Running(worker, None, time.monotonic())
 
     def ended(self, ref: "ray.ObjectRef[Any]", *, more: bool) -> None:
         """Store what a worker gave, and give it more to do."""
-        worker, job, _ = self.running.pop(ref)
+        worker, job, *_ = self.running.pop(ref)
         try:
             result = ray.get(ref)
         except RayTaskError as error:  # the result could not be sent, say
@@ -232,6 +166,7 @@ class _Loop:
         except RayError as error:
             self.died(worker, job, error)
             return
+        self.came_up.add(worker)
         self.stillborn = 0
         if job is not None and job.trial.id in self.failed:
             job = None  # as another of its shards has
@@ -260,8 +195,8 @@ class _Loop:
         """Store what a trial gave."""
         seconds = time.monotonic() - self.shown.running[trial.id][1]
         try:
-            # our own work here would disturb what another worker times
-            with device_to_itself("cpu", alone=False):
+            # our own work here would disturb what another worker times, which may never end
+            with device_to_itself("cpu", alone=False, patience=TURN):
                 self.store.write(trial, result)
                 self.after(result)
         except ValueError as error:
@@ -282,13 +217,12 @@ class _Loop:
 
     def died(self, worker: ActorHandle[Any], job: Job | None, error: RayError) -> None:
         """Try a dead worker's job again, or record it, and replace the worker."""
+        ray.kill(worker)  # it may live, out of reach
         del self.models[worker]
-        if job is None:
-            self.stillborn += 1
-            raised = "creation task" in str(error)  # rather than lost with its node, or killed
-            if self.stillborn >= (ATTEMPTS if raised else max(STILLBORN, 2 * len(self.models))):
-                raise VtbenchError(f"no worker can start: {str(error).splitlines()[-1]}")
-        elif job.trial.id in self.failed:
+        if worker not in self.came_up:
+            self.never_came_up(error)
+            return
+        if job is None or job.trial.id in self.failed:
             pass
         elif self.attempts[job.key] < ATTEMPTS:
             self.queue.back(job)
@@ -299,26 +233,27 @@ class _Loop:
             self.fail(job.trial, Failed(reason, str(error)))
         self.replace()
 
-    def replace(self) -> None:
-        """Have somebody instead of a worker that has gone."""
+    def never_came_up(self, error: RayError) -> None:
+        """Replace a worker, unless too many have died as they started. Errors: VtbenchError when nobody is left."""
+        self.stillborn += 1
+        raised = "creation task" in str(error)  # rather than lost with its node, or killed
+        limit = ATTEMPTS if raised and not self.came_up else max(STILLBORN, 2 * len(self.models))
+        if self.stillborn >= limit and not self.models:
+            raise VtbenchError(f"no worker can start: {str(error).splitlines()[-1]}")
+        self.replace(hire=self.stillborn < limit)
+
+    def replace(self, *, hire: bool = True) -> None:
+        """Have somebody instead of a worker that has gone: an idle one, if it has not gone too, or a new one."""
         if self.queue and self.idle:
-            self.next(self.idle.pop())
-        elif self.queue:
+            self.greet(self.idle.pop())
+        elif self.queue and hire:
             self.hire()
 
     def look_around(self) -> None:
-        """Stop jobs beyond their time limit; give up when the places of all workers are gone for good."""
+        """Stop a job beyond its time limit; give up when the places of all workers are gone for good."""
         now = time.monotonic()
         if self.time_limit is not None:
-            late = [ref for ref, each in self.running.items() if each.job and now - each.began > self.time_limit]
-            for ref in late:
-                worker, job, _ = self.running.pop(ref)
-                assert job is not None
-                ray.kill(worker)
-                del self.models[worker]
-                if job.trial.id not in self.failed:
-                    self.fail(job.trial, Failed(f"stopped after {duration(self.time_limit)}, its time limit", ""))
-                self.replace()
+            self.stop_late(self.time_limit, now)
         if not self.queue or self.at_work():
             self.placeless = None
             return
@@ -329,3 +264,20 @@ class _Loop:
             self.placeless = self.placeless or now
             if now - self.placeless > self.patience:
                 raise VtbenchError(f"no worker can start any more: {error}") from None
+
+    def stop_late(self, limit: float, now: float) -> None:
+        """Stop the job that began first, if late. The others, which may have waited for its lock, begin anew, once."""
+        working = {ref: each for ref, each in self.running.items() if each.job}
+        ref = min(working, key=lambda ref: working[ref].began, default=None)
+        if ref is None or now - working[ref].began <= limit:
+            return
+        worker, job, *_ = self.running.pop(ref)
+        assert job is not None
+        ray.kill(worker)
+        del self.models[worker]
+        if job.trial.id not in self.failed:
+            self.fail(job.trial, Failed(f"stopped after {duration(limit)}, its time limit", ""))
+        for other, each in working.items():
+            if other != ref and not each.spared:
+                self.running[other] = each._replace(began=now, spared=True)
+        self.replace()

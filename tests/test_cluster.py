@@ -30,6 +30,9 @@ def nodes(monkeypatch):
         ({"cpus": 0.1}, 120),
         ({"gpus": 0.25}, 8),
         ({"gpus": 0.1, "cpus": 0.1}, 20),
+        ({"gpus": 0.6}, 2),  # one on each GPU
+        ({"gpus": 0.4}, 4),
+        ({"gpus": 2}, 1),
         ({"memory": 2**33}, 10),
         ({"accelerator_type": "H100"}, 8),
         ({"labels": {"zone": "b"}}, 4),

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from harness import sweep as engine
 from harness.claim import LostClaimError
 from harness.errors import VtbenchError
-from harness.shards import Job
 from harness.spec import Resources, Sweep, Trial, load_sweep
 from harness.store import Result, Store
-from harness.sweep import Queue, run
+from harness.sweep import run
 from tests.rays import node
 
 
@@ -114,80 +111,6 @@ def test_what_ray_cannot_give_is_said(tmp_path, cluster):
     assert not (tmp_path / "results").exists() and not ray.is_initialized()
 
 
-def test_a_trial_beyond_its_time_limit_fails_alone(tmp_path, cluster):
-    trials = sweep(tmp_path, "model: a\ntokens: 16\n").trials()
-
-    def prepare(device: str):
-        def execute(trial: Trial):
-            if trial.method == "random":
-                time.sleep(1000)
-            return Result({"id": trial.id, "pid": os.getpid()}, None)
-
-        return execute
-
-    store = Store(tmp_path / "results")
-    began = time.monotonic()
-    outcome = run(trials, store, Resources(cpus=2), address=cluster, time_limit=3.0, prepare=prepare)
-    assert outcome.done == 4 and time.monotonic() - began < 60
-    ((failed, why),) = outcome.failures
-    assert (failed.method, why) == ("random", "stopped after 3 s, its time limit")
-    assert store.failure(failed.id) == why
-    assert len({record["pid"] for record in store.records()}) == 2  # before it, and a fresh worker after it
-
-
-def test_a_dead_worker_s_trial_goes_to_one_that_has_nothing_to_do(tmp_path, cluster):
-    trials = [each for each in sweep(tmp_path, "model: a\ntokens: 16\n").trials() if each.method in ("full", "tome")]
-    died = tmp_path / "died"
-
-    def prepare(device: str):
-        def execute(trial: Trial):
-            while trial.method == "full" and not died.exists():  # till both workers have had a trial
-                time.sleep(0.05)
-            if trial.method == "tome" and not died.exists():
-                died.touch()
-                time.sleep(2)
-                os._exit(1)
-            return Result({"id": trial.id, "pid": os.getpid()}, None)
-
-        return execute
-
-    store = Store(tmp_path / "results")
-    assert run(trials, store, Resources(cpus=1), address=cluster, prepare=prepare).done == 2
-    assert len({record["pid"] for record in store.records()}) == 1
-
-
-def test_workers_that_are_lost_as_they_start_are_replaced(tmp_path, cluster):
-    log = tmp_path / "log"
-
-    def lost(device: str):
-        with log.open("a") as file:
-            file.write("started\n")
-        if log.read_text().count("started") <= 3:
-            os._exit(1)
-        return lambda trial: Result({"id": trial.id}, None)
-
-    trials = sweep(tmp_path, "model: a\ntokens: 16\n").trials()[:1]
-    assert run(trials, Store(tmp_path / "results"), Resources(cpus=2), address=cluster, prepare=lost).done == 1
-
-
-def test_when_the_places_of_all_workers_are_gone_it_gives_up(tmp_path, cluster, monkeypatch):
-    calls = []
-
-    def places(resources: Resources) -> int:
-        calls.append(resources)
-        if len(calls) > 1:
-            raise VtbenchError("resources.cpus: 50 is not possible; Ray has 2 here")
-        return 1
-
-    monkeypatch.setattr(engine, "places", places)
-    monkeypatch.setattr(engine, "PATIENCE", 1.0)
-    with pytest.raises(
-        VtbenchError, match=r"^no worker can start any more: resources.cpus: 50 is not possible; Ray has"
-    ):
-        run(sweep(tmp_path, "model: a\ntokens: 16\n").trials(), Store(tmp_path), Resources(cpus=50), address=cluster)
-    assert len(calls) > 2
-
-
 def test_a_run_that_has_lost_its_folder_stores_no_more(tmp_path, cluster):
     store, log = Store(tmp_path / "results"), tmp_path / "log"
 
@@ -264,19 +187,3 @@ def test_asked_twice_it_stops_at_once_even_where_storing_hangs(tmp_path, cluster
         assert process.wait(5) == 130
     files = [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert sorted(files) == ["record.json", "samples.parquet", "trial.yaml"]
-
-
-def test_a_worker_goes_on_with_its_model_then_takes_the_longest_that_nobody_has(tmp_path):
-    trials = sweep(tmp_path, "model: [a, b, c]\ntokens: 16\n").trials()
-    queue = Queue(map(Job, trials[:5] + trials[5:8] + trials[10:14]))
-    keys = {trial.model: trial.warm_key for trial in trials}
-    assert queue.take(None, set()).trial.model == "a"
-    assert queue.take(None, {keys["a"]}).trial.model == "c"
-    assert queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model == "b"
-    assert [queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model for _ in range(2)] == ["b", "b"]
-    assert queue.take(keys["b"], {keys["a"], keys["c"]}).trial.model == "a"
-    first = queue.take(keys["c"], set())
-    queue.back(first)
-    assert queue.take(keys["c"], set()) is first
-    left = [queue.take(keys["c"], set()).trial.model for _ in range(5)]
-    assert left == ["c", "c", "a", "a", "a"] and not queue

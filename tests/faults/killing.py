@@ -38,6 +38,7 @@ class Running:
         self.command, self.draw = command, draw
         self.kills: Counter[str] = Counter()
         self.started: set[psutil.Process] = set()  # what the runs started, as far as it was seen
+        self.struck: list[dict[int, float]] = []  # by run: the processes of workers that were killed, and when
 
     def start(self) -> "subprocess.Popen[str]":
         """Start the run, or go on with it."""
@@ -46,6 +47,7 @@ class Running:
             self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.process = psutil.Process(process.pid)
+        self.struck.append({})
         return process
 
     def own(self, name: str) -> list[psutil.Process]:
@@ -58,8 +60,10 @@ class Running:
             self.started |= {*self.process.children(recursive=True)}
 
     def kill(self, kind: str, process: psutil.Process) -> None:
-        """Kill a process, if it has not gone meanwhile."""
+        """Kill a process, if it has not gone meanwhile. What a raylet has started goes with it."""
         with suppress(psutil.NoSuchProcess):
+            lost = process.children() if kind == "raylet" else [process]
+            self.struck[-1] |= {each.pid: time.time() for each in lost}
             process.send_signal(signal.SIGKILL)
             self.kills[kind] += 1
 
@@ -74,8 +78,8 @@ class Running:
                 self._look()
                 self.kill("driver", self.process)
 
-    def meanwhile(self, strikes: list[Callable[[], bool]], seconds: float) -> str:
-        """Strike at random points of one run, each until it has hit something; return what the run said."""
+    def meanwhile(self, strikes: list[Callable[[], bool]], seconds: float) -> tuple[int, str]:
+        """Strike at random points of one run, each until it has hit something; return its code and what it said."""
         with self.start() as process:
             assert process.stdout is not None
             for strike in strikes:
@@ -83,8 +87,7 @@ class Running:
                 while process.poll() is None and not strike():
                     time.sleep(0.1)
             said = process.stdout.read()
-            process.wait(240)
-        return said
+            return process.wait(240), said
 
     def one_of(self, kind: str, find: Callable[[], list[psutil.Process]]) -> bool:
         """Kill one of the processes found."""
@@ -121,20 +124,46 @@ def _named(process: psutil.Process, start: str) -> bool:
 
 
 def check_cells(file: Path, folder: Path) -> None:
-    """Check that every cell is there once, as an unbroken run gives it, and nothing else is."""
+    """Check that every cell is there once, as an unbroken run gives it, or failed, and nothing else is."""
     trials, store = load_sweep(file).trials(), Store(folder)
     expected = {trial.id: answer(trial) for trial in trials}
     assert {path.name for path in folder.iterdir()} == {*expected, "images"}
+    failed = {failure["id"] for failure in store.failures()}
     for trial in trials:
         result = expected[trial.id]
         assert result.samples is not None and result.pictures is not None
         files = sorted(path.name for path in (folder / trial.id).iterdir())
+        if trial.id in failed:
+            assert files == ["failure.json", "trial.yaml"]
+            continue
         assert files == ["record.json", "samples.parquet", "trial.yaml"]
         assert json.loads((folder / trial.id / "record.json").read_text()) == result.record
         there = store.samples(trial.id)
         assert there is not None and there.equals(result.samples)
         assert all((folder / "images" / f"{name}.webp").read_bytes() == data for name, data in result.pictures.items())
-    assert len(store.records()) == len(trials)
+    assert len(store.records()) == len(trials) - len(failed)
+
+
+def check_failures(store: Store, log: Path, runs: list[dict[int, float]]) -> None:
+    """Check that a trial failed only where two of its workers were killed in one run, as far as the log can tell.
+
+    A worker that has just ended a trial may have been given any other, and one of a lost node may not have told.
+    """
+    last: dict[int, tuple[float, str]] = {}
+    for line in log.read_text().splitlines():
+        process, when, trial = line.split(" ")
+        last[int(process)] = float(when), trial
+    for failure in store.failures():
+        assert failure["failure"]["error"] == "its worker died 2 times, for want of memory perhaps"
+        deaths = [
+            sum(
+                trial == failure["id"] or (trial == "-" and when > killed - 1)
+                for process, killed in struck.items()
+                for when, trial in [last.get(process, (0.0, "-"))]
+            )
+            for struck in runs
+        ]
+        assert max(deaths) >= 2, (failure, deaths)
 
 
 def check_gone(processes: list[psutil.Process], seconds: float = 120) -> None:

@@ -41,7 +41,8 @@ def scored_lines(results: Results, compared: Compared) -> Lines:
     for i in in_main_table(results):
         if results.rows[i].method != "full" and i in compared.average:
             found.setdefault(line_name(results, results.rows[i]), []).append(i)
-    return dict(sorted(found.items()))
+    # by method, then as the rows stand, which have numbers by size
+    return dict(sorted(found.items(), key=lambda line: (results.rows[line[1][0]].method, line[1])))
 
 
 def full_rows(results: Results, compared: Compared) -> list[int]:
