@@ -115,12 +115,13 @@ def test_samples_a_second_are_compared_within_a_round():
         OWN: [Run(2.0, 1.0, answers), Run(4.0, 1.0, answers)],
         "ours batch 16": [Run(1.0, 1.0, answers), Run(1.0, 1.0, {**answers, ("task", 1): "yes"})],
     }
-    found = batches.compared(runs)
+    found = batches.compared(runs, {1: 2.0, 8: 1.25})
+    assert found["bound"] == 5 / 1.25
     assert (found["ratio"], found["samples"], found["equal"]) == (3.5, 2, False)
     assert found["variants"][RIVAL]["samples_per_second"] == 0.2
     assert found["variants"][OWN]["ratio_answering"] == 7.5
     assert [each["different_answers"] for each in found["variants"].values()] == [0, 0, 1]
-    assert batches.compared({name: runs[name] for name in (RIVAL, OWN)})["equal"] is True
+    assert batches.compared({name: runs[name] for name in (RIVAL, OWN)}, {1: 1.0})["equal"] is True
 
 
 def test_a_line_has_goal_and_value():
