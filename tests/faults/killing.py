@@ -178,24 +178,24 @@ def of_this_process() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def nodes(count: int) -> Cluster:
-    """Return a cluster whose head runs no trials and so many more nodes that run two each; of 0 the head runs two."""
-    cluster = Cluster(initialize_head=True, head_node_args=node(cpus=0 if count else 2))
+def nodes(count: int, cpus: int = 2) -> Cluster:
+    """Return a cluster whose head runs no trials and so many more nodes with these CPUs; of 0 the head has them."""
+    cluster = Cluster(initialize_head=True, head_node_args=node(cpus=0 if count else cpus))
     for _ in range(count):
-        cluster.add_node(**_worker_node())
+        cluster.add_node(**_worker_node(cpus))
     return cluster
 
 
-def _worker_node() -> dict[str, Any]:
-    arguments = node(cpus=2)
+def _worker_node(cpus: int) -> dict[str, Any]:
+    arguments = node(cpus=cpus)
     return {key: value for key, value in arguments.items() if key not in ("include_dashboard", "no_monitor")}
 
 
-def lose_a_node(cluster: Cluster, running: Running) -> bool:
+def lose_a_node(cluster: Cluster, running: Running, cpus: int = 2) -> bool:
     """Kill a node's raylet, and have another node instead. Not in a thread: a node dies with the one that starts it."""
     lost = running.draw.choice([each for each in cluster.list_all_nodes() if each is not cluster.head_node])
     running.kill("raylet", psutil.Process(lost.all_processes["raylet"][0].process.pid))
-    cluster.add_node(**_worker_node())
+    cluster.add_node(**_worker_node(cpus))
     cluster.remove_node(lost, allow_graceful=False)
     return True
 

@@ -1,12 +1,10 @@
 """SIGKILL of the driver, of workers, of nodes at random points of a sweep, which then goes on to its end."""
 
 import random
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from harness.store import Store
@@ -20,24 +18,10 @@ from tests.faults.killing import (
     nodes,
     of_this_process,
     python,
-    seeded,
     workers,
 )
 
 QUICK = "model: [a, b]\ntasks: t\ntokens: {tokens}\nmethods: [full, random, topk]\n"
-REAL = """
-model: pocket
-tasks: pocket_tiny
-limit: 2
-measure: [accuracy, tokens]
-tokens: [16, 32, 64]
-methods: [full, topk, tome]
-"""
-
-
-@pytest.fixture(scope="module")
-def draw() -> random.Random:
-    return seeded()
 
 
 def sweep(folder: Path, tokens: int) -> Path:
@@ -101,36 +85,3 @@ def test_fifty_kills(tmp_path, draw):
     cluster.shutdown()
     check_gone(started)
     print(f"killed {dict(total)}, {total.total()} in all, in {rounds} sweeps of 402 trials each, {failed} failed")
-
-
-@pytest.mark.faults
-def test_a_real_sweep_on_a_ray_of_its_own(tmp_path, draw):
-    """Long: the pocket model, `vtbench run` as people call it; its driver, a worker and its raylet are killed."""
-    file = tmp_path / "real.yaml"
-    file.write_text(REAL)
-
-    def command(name: str) -> list[str]:
-        places = ["--out", str(tmp_path / name), "--reports", str(tmp_path / f"{name}-reports")]
-        return [sys.executable, "-m", "tests.faults.real", "run", str(file), *places, "--retry-failed"]
-
-    Running(command("unbroken"), draw).finish()
-    run = Running(command("broken"), draw)
-    at_work = partial(run.own, "ray::Worker")
-    code, said = run.meanwhile([partial(run.one_of, "raylet", lambda: run.own("raylet") if at_work() else [])], 8.0)
-    assert code == 2 and "\nvtbench: no worker can start" in said, said
-    run.driver(3.0)
-    code, said = run.meanwhile([partial(run.one_of, "worker", at_work)] * 2, 2.0)
-    assert code in (0, 1) and "\nreal: 7 trials, " in said, said  # 1 where both kills met the same trial
-    run.finish()
-    unbroken, broken = Store(tmp_path / "unbroken" / "real"), Store(tmp_path / "broken" / "real")
-    assert len(broken.records()) == len(unbroken.records()) == 7 and broken.failures() == []
-    for one, other in zip(unbroken.records(), broken.records(), strict=True):
-        for key in one.keys() - {"provenance"}:
-            assert one[key] == other[key]
-        pd.testing.assert_frame_equal(unbroken.samples(one["id"]), broken.samples(one["id"]))
-    for store in (unbroken, broken):
-        names = {path.name for path in store.folder.rglob("*") if "wandb" not in path.parts}
-        assert not [name for name in names if name.startswith(".")]
-    check_gone([*run.started])
-    print(f"killed {dict(run.kills)} of a real sweep", flush=True)
-    assert run.kills["raylet"] == run.kills["driver"] == 1 and run.kills["worker"] >= 1
