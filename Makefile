@@ -20,8 +20,8 @@ install: .venv/.installed ## create .venv and install vtbench with everything it
 quickstart: install ## a first sweep on the embedded model, on CPU, with its report
 	$(BIN)/vtbench run sweeps/quickstart.yaml
 
-test: install ## the test suite
-	$(BIN)/python -m pytest
+test: install ## the test suite, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-cluster: install ## a sweep as a job on a Ray cluster of three nodes here, minutes
 	$(BIN)/python -m pytest -m cluster tests/cluster

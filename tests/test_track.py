@@ -205,6 +205,7 @@ def test_a_wandb_whose_process_is_killed_costs_one_warning(tmp_path, monkeypatch
         for process in psutil.Process().children(recursive=True):
             if process.name() == "wandb-core":
                 process.kill()
+                process.wait(10)
         return SAMPLES
 
     track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)

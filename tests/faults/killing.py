@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -166,16 +166,16 @@ def check_failures(store: Store, log: Path, runs: list[dict[int, float]]) -> Non
         assert max(deaths) >= 2, (failure, deaths)
 
 
-def check_gone(processes: list[psutil.Process], seconds: float = 120) -> None:
+def check_gone(processes: Collection[psutil.Process], seconds: float = 120) -> None:
     """Check that the processes end within the time; Ray's agents take 80 s to find that they are alone."""
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     left = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert not left, [each.cmdline()[:3] for each in left]
 
 
-def of_this_process() -> list[psutil.Process]:
+def of_this_process() -> set[psutil.Process]:
     """Return all that this process has started, directly or not."""
-    return psutil.Process().children(recursive=True)
+    return {*psutil.Process().children(recursive=True)}
 
 
 def nodes(count: int, cpus: int = 2) -> Cluster:

@@ -48,12 +48,13 @@ def check_end(run: Running, file: Path, out: Path, ended: tuple[int, str]) -> in
 def test_a_sweep_that_is_killed_goes_on(tmp_path, draw):
     """Short: one node, two kills of the driver and three of workers."""
     file, out = sweep(tmp_path, 10), tmp_path / "out"
+    before = of_this_process()  # other tests'
     cluster = nodes(0)
     run = running(file, out, cluster.address, draw)
     run.driver(2.0)
     run.driver(2.0)
     ended = run.meanwhile([partial(run.one_of, "worker", partial(workers, cluster))] * 3, 1.0)
-    started = of_this_process()
+    started = of_this_process() - before
     check_end(run, file, out, ended)
     cluster.shutdown()
     assert run.kills["driver"] == 2 and run.kills["worker"] >= 1
@@ -63,6 +64,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path, draw):
 @pytest.mark.faults
 def test_fifty_kills(tmp_path, draw):
     """Long: two nodes, drivers, workers and raylets in turns until there were enough."""
+    before = of_this_process()
     cluster = nodes(2)
     total: Counter[str] = Counter()
     rounds, failed = 0, 0
@@ -81,7 +83,7 @@ def test_fifty_kills(tmp_path, draw):
         failed += check_end(run, file, out / "out", run.meanwhile(strikes, 0.7))
         total += run.kills
         print(f"round {rounds}: {dict(run.kills)}", flush=True)
-    started = of_this_process()
+    started = of_this_process() - before
     cluster.shutdown()
     check_gone(started)
     print(f"killed {dict(total)}, {total.total()} in all, in {rounds} sweeps of 402 trials each, {failed} failed")
