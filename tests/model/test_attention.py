@@ -69,7 +69,7 @@ def test_flash_with_ivtps_axes(axes, flash, encoder):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", PROPORTIONAL)
+@pytest.mark.parametrize("name", sorted(PROPORTIONAL))
 def test_what_flash_cannot_is_refused(name, flash):
     message = "attention: flash_attention_2 is not possible with .*adds log.size.*allowed are sdpa, eager"
     with pytest.raises(VtbenchError, match=message), attach(flash, configured(name, 16)):
