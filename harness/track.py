@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from itertools import islice, repeat
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import: no errors of ours to others
 import wandb
@@ -22,6 +24,8 @@ from harness.panels import kept_grid, overlay
 log_ = logging.getLogger(__name__)
 
 PICTURED = 8  # samples whose pictures go along
+REACH = 30.0  # seconds to reach W&B
+TAKE = 120.0  # seconds for it to take all of a trial, or of the report
 
 
 def log(
@@ -65,14 +69,14 @@ def log_report(report: Path, *, sweep: str, directory: Path, project: str = "vtb
 def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **described: Any) -> None:
     """Make a run of what `fill` logs, unless W&B is disabled. Errors: none, a warning instead.
 
-    Where W&B itself is gone (unreachable, its process killed), what follows goes offline, or nowhere if it already did:
-    one wait and one warning, not one a trial.
+    Where W&B itself is gone (unreachable, too slow, its process killed), what follows goes offline, or nowhere if it
+    already did: one wait and one warning, not one a trial.
     """
     mode = os.environ.get("WANDB_MODE", "offline")
     if mode == "disabled":
         return
     quiet = {
-        "init_timeout": 30,
+        "init_timeout": REACH,
         "console": "off",
         "silent": True,
         "disable_git": True,
@@ -81,7 +85,7 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _silenced(), _staged(directory / "wandb"):
+        with _silenced(), _staged(directory / "wandb"), _in_time():
             run = wandb.init(
                 **described,
                 dir=directory,
@@ -99,8 +103,9 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
         log_.warning("W&B did not take %s: %s%s", what, error, f"; from here on it is {after}" if gone else "")
         if gone:
             os.environ["WANDB_MODE"] = after
-            with contextlib.suppress(Exception):
-                wandb.teardown()  # its process would be missed at the end again
+            _end()
+            with contextlib.suppress(Exception, SystemExit):  # which tells how its process ended
+                wandb.teardown()  # it would be missed at the end again
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +170,26 @@ def _staged(folder: Path) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ["WANDB_DATA_DIR"]
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """End W&B's process after TAKE seconds, so that whatever waits for it raises: by itself it tries for hours."""
+    clock = threading.Timer(TAKE, _end)
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
+
+
+def _end() -> None:
+    """End W&B's process, which when asked to would first send what it cannot."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "wandb-core":
+                process.kill()
 
 
 @contextlib.contextmanager

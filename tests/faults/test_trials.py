@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cli, sweep
+from harness import sweep
 from harness.errors import VtbenchError
 from harness.spec import Trial
 from harness.store import Store
@@ -60,21 +60,10 @@ def going_wrong():
 
 
 @pytest.mark.faults
-def test_each_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "x.yaml"
-    file.write_text(SWEEP)
+def test_each_is_told_and_the_others_go_on(tmp_path, monkeypatch, vtbench):
     monkeypatch.setattr(sweep, "run", partial(sweep.run, prepare=going_wrong()))
-    monkeypatch.setenv("WANDB_MODE", "disabled")
 
-    def vtbench(*more: str) -> tuple[int, list[str]]:
-        places = ["--out", str(tmp_path / "out"), "--reports", str(tmp_path / "reports")]
-        monkeypatch.setattr("sys.argv", ["vtbench", "run", str(file), *places, *more])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().out.splitlines()
-
-    code, said = vtbench()
+    code, said = vtbench(SWEEP)
     assert code == 1 and "x: 8 trials, 2 done now, 6 failed" in said
     summary = [line for line in said if line.startswith("failed: ")]
     report = (tmp_path / "reports" / "x.md").read_text()
@@ -84,10 +73,10 @@ def test_each_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path / "out" / "x")
     assert {record["trial"]["method"] for record in store.records()} == {"full", "pooling"}
 
-    code, said = vtbench()
+    code, said = vtbench(SWEEP)
     assert code == 1 and said[0] == (
         "x: 8 trials, 0 done now, 2 before, 0 failed, 6 failed before (--retry-failed tries them again)"
     )
     monkeypatch.setattr(sweep, "run", partial(sweep.run.func, prepare=sweep.prepare))
-    code, said = vtbench("--retry-failed")
+    code, said = vtbench(SWEEP, "--retry-failed")
     assert code == 0 and "x: 8 trials, 6 done now, 2 before, 0 failed" in said and store.failures() == []

@@ -1,12 +1,7 @@
 """Pictures that are unlike others, broken ones, and logits that are no numbers."""
 
 import io
-import os
-import struct
-import zlib
-from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
@@ -18,50 +13,12 @@ from harness.lmms.logits import finite_logits
 from harness.lmms.model import VtBench
 from harness.metrics.accuracy import evaluate
 from harness.model.load import load
-
-QUESTION = "is there a red circle in the picture?"
+from tests.pictures import BLUE, BROKEN, QUESTION, RED, UNUSUAL, png, pope
 
 
 @pytest.fixture(scope="module")
 def loaded():
     return load("random:pocket")
-
-
-def png(image: Image.Image, kind: str = "png", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-RED, BLUE = Image.new("RGB", (60, 60), (200, 20, 20)), Image.new("RGB", (60, 60), (20, 20, 200))
-LARGE = Image.frombytes("RGB", (80, 80), os.urandom(80 * 80 * 3))
-
-
-def bomb() -> bytes:
-    """Return a PNG of a few bytes that says it has 40,000 × 40,000 pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-BROKEN = {
-    "no image": b"not an image",
-    "an empty file": b"",
-    "a file cut short": png(LARGE)[:3000],
-    "a bomb": bomb(),
-}
-UNUSUAL = {
-    "CMYK": png(RED.convert("CMYK"), "jpeg"),
-    "one pixel": png(RED.resize((1, 1))),
-    "one row": png(RED.resize((90, 1))),
-    "animated": png(RED, "gif", save_all=True, append_images=[BLUE], duration=50),
-    "with a palette": png(RED.quantize(4)),
-    "grey with alpha": png(RED.convert("LA")),
-    "of 16 bits": png(RED.convert("I").convert("I;16")),
-}
 
 
 def request(file: bytes, index: int = 7) -> Instance:
@@ -113,19 +70,8 @@ def task(tmp_path, monkeypatch):
     """Evaluate lmms-eval's POPE on these files as its pictures."""
 
     def run(files: list[bytes], *, vanishes: bool = False):
-        rows = [
-            {"id": i, "question_id": str(i), "question": QUESTION, "answer": "no", "category": "x"}
-            | {"image": {"bytes": file, "path": None}}
-            for i, file in enumerate(files)
-        ]
-        features = datasets.Features(
-            {"id": datasets.Value("int64"), "image": datasets.Image()}
-            | {name: datasets.Value("string") for name in ("question_id", "question", "answer", "category")}
-        )
-        path = Path(tmp_path / "rows.parquet")
-        datasets.Dataset.from_list(rows, features=features).to_parquet(path)
-        stand_in = {"task": "pope", "dataset_path": "parquet", "dataset_name": None}
-        stand_in["dataset_kwargs"] = {"data_files": {"test": str(path)}}
+        path = tmp_path / "rows.parquet"
+        stand_in = pope(path, files)
         if vanishes:
             path.unlink()
         monkeypatch.setattr(
