@@ -8,7 +8,7 @@ from harness.errors import VtbenchError
 from harness.reading import read_pairs
 from harness.report.cells import points
 from harness.report.results import Results, Row
-from harness.report.statistics import Difference, interval, mcnemar, paired
+from harness.report.statistics import interval, paired
 from harness.report.stored import there
 
 EXAMPLES = 5  # of each kind
@@ -60,12 +60,12 @@ def compare(results: Results, one: str, other: str) -> str:
     left = sorted(results.off_scale)
     others = both.assign(score=both["score_other"])
     difference = paired(both, others)
-    p = f"p {difference.p:.2g} ({_test(difference)}, uncorrected)"
+    test = "McNemar exact" if difference.exact else "sign-flip by image"
     lines = [
         f"{results.name}: {len(both)} samples that both answered, on {both['image_id'].nunique()} images",
         f"  A  {one}: {points(*interval(both))}",
         f"  B  {other}: {points(*interval(others))}",
-        f"  A − B: {points(*difference[:3], signed=True)} points, {p}",
+        f"  A − B: {points(*difference[:3], signed=True)} points, p {difference.p:.2g} ({test}, uncorrected)",
         f"  A alone is better on {difference.gained}, B alone on {difference.lost}",
         *([f"  left out, their scores are not from 0 to 1: {', '.join(left)}"] if left else []),
         "",
@@ -82,12 +82,6 @@ def compare(results: Results, one: str, other: str) -> str:
         lines += ["", f"Better with {better} alone:"]
         lines += _examples(both[change > 0]) or ["  none"]
     return "\n".join(lines)
-
-
-def _test(difference: Difference) -> str:
-    """Return which test gave the p: the other one draws, so it gives McNemar's only where both are 1."""
-    is_exact = difference.p == mcnemar(difference.gained, difference.lost)
-    return "McNemar exact" if is_exact else "sign-flip by image"
 
 
 def _examples(samples: pd.DataFrame) -> list[str]:

@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 class Difference(NamedTuple):
     """How a trial differs from another on the same samples: mean difference, interval, p of no difference.
 
-    lost, gained: samples on which it scores less, and more.
+    lost, gained: samples on which it scores less, and more; exact: p is of McNemar's test, not of sign flips.
     """
 
     mean: float
@@ -44,6 +44,7 @@ class Difference(NamedTuple):
     p: float
     lost: int
     gained: int
+    exact: bool
 
 
 class Panel:
@@ -150,10 +151,10 @@ class Panel:
             return []
         one, other = (self.scores[:, list(rows)] for rows in zip(*pairs, strict=True))
         change = one - other
-        intervals, p = self.intervals(change, by_task=False), self._tested(one, other)
+        intervals, (p, exact) = self.intervals(change, by_task=False), self._tested(one, other)
         return [
-            Difference(*found[-1], float(each), int(lost), int(gained))
-            for found, each, lost, gained in zip(intervals, p, *_lost_gained(change), strict=True)
+            Difference(*found[-1], float(each), int(lost), int(gained), bool(mcnemars))
+            for found, each, lost, gained, mcnemars in zip(intervals, p, *_lost_gained(change), exact, strict=True)
         ]
 
     def differences_by_task(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, float]]:
@@ -162,14 +163,14 @@ class Panel:
             return []
         one, other = (self.scores[:, list(rows)] for rows in zip(*pairs, strict=True))
         p = [
-            self._tested(*(np.where((self.task == t)[:, None], rows, np.nan) for rows in (one, other)))
+            self._tested(*(np.where((self.task == t)[:, None], rows, np.nan) for rows in (one, other)))[0]
             for t in range(len(self.tasks))
         ]
         asked = self.answered(one - other)
         return [{task: float(p[t][k]) for t, task in enumerate(self.tasks) if asked[t, k]} for k in range(len(pairs))]
 
-    def _tested(self, one: Array, other: Array) -> Array:
-        """Return the p [K] of no difference between rows [N, K] and others."""
+    def _tested(self, one: Array, other: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Return the p [K] of no difference between rows [N, K] and others, and where it is of McNemar's test [K]."""
         change = one - other
         asked = self.answered(change)
         lost, gained = _lost_gained(change)
@@ -181,7 +182,7 @@ class Panel:
         if not exact.all():
             weighted = np.nan_to_num(change[:, ~exact]) / np.maximum(asked[:, ~exact][self.task], 1)
             p[~exact] = sign_flip(by_image @ weighted)
-        return p
+        return p, exact
 
 
 def _lost_gained(change: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

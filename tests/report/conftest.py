@@ -1,4 +1,4 @@
-"""What opens a report's page in Debian's chromium, as a reader has it: from a file, without a network."""
+"""A sweep with scores; and what opens a report's page in Debian's chromium, as a reader has it: without a network."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from harness import report
+from tests.report import scored
 from tests.report.pictured import store
 
 CHROMIUM = shutil.which("chromium")
@@ -24,6 +25,11 @@ class Seen(NamedTuple):
     page: Page
     trouble: list[str]
     requests: list[str]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    return scored.mine(tmp_path / "results" / "mine")
 
 
 @pytest.fixture(scope="module")  # its event loop must not outlive the module

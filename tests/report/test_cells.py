@@ -13,7 +13,7 @@ from harness.report.export import tables
 from harness.report.results import read
 from harness.report.statistics import interval, paired
 from harness.report.tables import main_table
-from tests.report.test_report import TASKS, add, amend, rewrite
+from tests.report.scored import TASKS, add, amend, rewrite
 
 # The columns of the main table, each number in a cell by the name of its column in the JSON.
 PRINTED = {

@@ -15,7 +15,7 @@ from harness import report
 from harness.errors import VtbenchError
 from harness.report.results import read
 from harness.shown import Shown
-from tests.report.test_report import TASKS, add, cells, rewrite, written
+from tests.report.scored import TASKS, add, cells, rewrite, written
 from tests.test_cli import vtbench
 
 BAD = f"{2:016x}"

@@ -42,7 +42,7 @@ def compared(*rows: Row) -> Compared:
 def test_every_row_is_held_against_the_full_model_and_the_best_of_its_budget():
     found = compared(FULL, GOOD, POOR, NEAR)
     assert found.retention == {0: 1.0, 1: 1.0, 2: 0.5, 3: pytest.approx(29 / 30)}
-    assert [found.difference[i][4:] for i in (1, 2, 3)] == [(3, 3), (15, 0), (4, 3)]
+    assert [found.difference[i][4:6] for i in (1, 2, 3)] == [(3, 3), (15, 0), (4, 3)]
     assert found.best == {1: 1, 2: 1, 3: 1}
     assert {i: found.from_best[i].mean for i in found.from_best} == {
         2: pytest.approx(-15 / 40),
@@ -156,11 +156,11 @@ def test_the_nearest_smaller_image_is_taken():
 
 def test_the_detectable_difference_by_hand():
     width = 2 * norm.ppf(0.975) * 0.02
-    found = Difference(0.0, -width / 2, width / 2, 1.0, 0, 0)
+    found = Difference(0.0, -width / 2, width / 2, 1.0, 0, 0, True)
     assert detectable(found, 0.05) == pytest.approx(0.02 * (1.959964 + 0.841621))
     assert detectable(found, 0.05 / 10) == pytest.approx(0.02 * (2.807034 + 0.841621))
-    assert detectable(Difference(0.0, 0.0, 0.0, 1.0, 0, 0), 0.05) is None
-    assert detectable(Difference(0.0, np.nan, np.nan, 1.0, 0, 0), 0.05) is None
+    assert detectable(Difference(0.0, 0.0, 0.0, 1.0, 0, 0, True), 0.05) is None
+    assert detectable(Difference(0.0, np.nan, np.nan, 1.0, 0, 0, True), 0.05) is None
 
 
 def test_a_true_difference_of_that_size_is_found_four_times_in_five():
