@@ -78,13 +78,20 @@ class Running:
                 self._look()
                 self.kill("driver", self.process)
 
-    def meanwhile(self, strikes: list[Callable[[], bool]], seconds: float) -> tuple[int, str]:
-        """Strike at random points of one run, each until it has hit something; return its code and what it said."""
+    def meanwhile(
+        self, strikes: list[Callable[[], bool]], seconds: float, done: Callable[[], int] | None = None
+    ) -> tuple[int, str]:
+        """Strike at random points of one run, each until it has hit something; return its code and what it said.
+
+        done: how many trials are; every other strike, by chance, waits for one, as a run gives up whose workers are
+        all killed while they start.
+        """
         with self.start() as process:
             assert process.stdout is not None
             for strike in strikes:
                 time.sleep(self.draw.uniform(0, seconds))
-                while process.poll() is None and not strike():
+                before = done() if done and self.draw.random() < 0.5 else -1
+                while process.poll() is None and ((done and done() == before) or not strike()):
                     time.sleep(0.1)
             said = process.stdout.read()
             return process.wait(240), said
