@@ -26,6 +26,7 @@ log_ = logging.getLogger(__name__)
 PICTURED = 8  # samples whose pictures go along
 REACH = 30.0  # seconds to reach W&B
 TAKE = 120.0  # seconds for it to take all of a trial, or of the report
+LEAVE = 3.0  # seconds for it to end
 
 
 def log(
@@ -85,7 +86,7 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _silenced(), _staged(directory / "wandb"), _in_time():
+        with _silenced(), _staged(directory / "wandb"), _within(TAKE):
             run = wandb.init(
                 **described,
                 dir=directory,
@@ -103,8 +104,7 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
         log_.warning("W&B did not take %s: %s%s", what, error, f"; from here on it is {after}" if gone else "")
         if gone:
             os.environ["WANDB_MODE"] = after
-            _end()
-            with contextlib.suppress(Exception, SystemExit):  # which tells how its process ended
+            with _within(LEAVE), contextlib.suppress(Exception, SystemExit):  # which tells how its process ended
                 wandb.teardown()  # it would be missed at the end again
 
 
@@ -173,9 +173,9 @@ def _staged(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    """End W&B's process after TAKE seconds, so that whatever waits for it raises: by itself it tries for hours."""
-    clock = threading.Timer(TAKE, _end)
+def _within(seconds: float) -> Iterator[None]:
+    """End W&B's process after so long, so that whatever waits for it goes on: by itself it tries for hours."""
+    clock = threading.Timer(seconds, _end)
     clock.daemon = True
     clock.start()
     try:
@@ -185,7 +185,7 @@ def _in_time() -> Iterator[None]:
 
 
 def _end() -> None:
-    """End W&B's process, which when asked to would first send what it cannot."""
+    """Kill W&B's process."""
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.name() == "wandb-core":
