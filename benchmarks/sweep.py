@@ -51,7 +51,7 @@ def measures(folder: Path, *, whole: bool, quick: bool) -> dict[str, Callable[[]
         "b": lambda: engine.overhead(folder, limit=1 if quick else 4, rounds=1 if quick else 2, tasks=families),
         "c": lambda: engine.efficiency(folder, workers=2 if quick else 8, each=3 if quick else 40),
         "d": lambda: finished.measure(folder, trials=25 if quick else 1000),
-        "e": lambda: batches.measure(limit=1 if quick else 20, rounds=1 if quick else 3),
+        "e": lambda: batches.measure(limit=1 if quick else None, rounds=1 if quick else 2),
     }
 
 

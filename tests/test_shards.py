@@ -59,11 +59,11 @@ def test_more_shards_than_questions_and_a_batch_that_memory_halves(tmp_path, mon
     assert alike(sharded(one, 3), work(Warm("cpu"), one))
     whole, answer, sizes = work(Warm("cpu"), few), VtBench._answer, []
 
-    def small(self, attached, requests):
-        if len(requests) > 2:
+    def small(self, attached, groups):
+        if len(groups) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(requests))
-        return answer(self, attached, requests)
+        sizes.append(len(groups))
+        return answer(self, attached, groups)
 
     monkeypatch.setattr(VtBench, "_answer", small)
     halved = sharded(few, 2)

@@ -1,6 +1,8 @@
 """The model that lmms-eval evaluates: LLaVA with a method attached, batched and greedy."""
 
-from typing import Any, get_type_hints
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -8,13 +10,16 @@ from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
-from transformers import BatchFeature
+from transformers import BatchFeature, DynamicCache
 
 from harness.errors import VtbenchError
+from harness.lmms.batches import Batch, batches_of
 from harness.lmms.images import ImageCache, content
 from harness.lmms.logits import finite_logits
 from harness.model.attach import Attached, attach
+from harness.model.ledger import Ledger
 from harness.model.load import Loaded, load
+from harness.model.plan import reads_text
 from harness.model.text import TextEncoder, load_text_encoder
 from harness.reading import explain_value
 from methods import METHODS
@@ -24,6 +29,20 @@ from methods.interface import Method
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LLAVA_PROMPT = "USER: {images}{text} ASSISTANT:"
 SHOWN = 32  # of the samples of a task, the first ones, whose pictures are kept for people
+
+
+class Asked(NamedTuple):
+    """A question and its pictures."""
+
+    request: Instance
+    visuals: list[Image.Image]
+
+
+class Begun(NamedTuple):
+    """What running the beginnings of prompts left."""
+
+    ledger: Ledger
+    cache: DynamicCache
 
 
 class VtBench(lmms):
@@ -64,7 +83,7 @@ class VtBench(lmms):
         if model.processor is None:
             raise VtbenchError(f"{model.name!r} has no processor, so it cannot answer; it serves for costs only")
         try:
-            method.stages(model.shape)
+            self.shares = not reads_text(method, method.stages(model.shape))
         except ValueError as error:
             raise VtbenchError(f"{method.name}: {error}") from None
         self.loaded, self.method = model, method
@@ -78,12 +97,27 @@ class VtBench(lmms):
         """Keep the model: a warm worker uses it again."""
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer every request greedily, in batches of like length; an error is raised, never an empty answer."""
+        """Answer every request greedily, in batches; an error is raised, never an empty answer."""
         self.first = self.first or requests[0]
-        answers = self.answer(requests, batches_of(requests, self.batch_size_per_gpu))
+        answers = self.answer(requests, batches_of(requests, self.batch_size_per_gpu, self.beginnings(requests)))
         return [answers[index] for index in range(len(requests))]
 
-    def answer(self, requests: list[Instance], batches: list[list[int]]) -> dict[int, GenerationResult]:
+    def beginnings(self, requests: list[Instance]) -> list[Hashable | None]:
+        """Return what each prompt begins with, its text and pictures up to the last one; None for what is not shared.
+
+        Every picture is read for that, by as many threads as torch has.
+        """
+        if not self.shares or len(requests) == 1:
+            return [None] * len(requests)
+
+        def beginning(request: Instance) -> Hashable | None:
+            asked = Asked(request, self._visuals(request))
+            return (self._beginning(asked), *map(content, asked.visuals)) if asked.visuals else None
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            return list(threads.map(beginning, requests))
+
+    def answer(self, requests: list[Instance], batches: list[Batch]) -> dict[int, GenerationResult]:
         """Return the answers to these batches of requests, by index."""
         answers: dict[int, GenerationResult] = {}
         with (
@@ -95,36 +129,82 @@ class VtBench(lmms):
                 seed=self.seed,
             ) as attached,
             torch.inference_mode(),
-            tqdm(total=sum(map(len, batches)), desc=self.method.name, disable=None, leave=False) as progress,
+            tqdm(
+                total=sum(len(group) for batch in batches for group in batch),
+                desc=self.method.name,
+                disable=None,
+                leave=False,
+            ) as progress,
         ):
             for batch in batches:
-                for index, answer in zip(batch, self._answer(attached, [requests[i] for i in batch]), strict=True):
-                    answers[index] = answer
-                progress.update(len(batch))
+                asked = [[requests[index] for index in group] for group in batch]
+                for group, found in zip(batch, self._answer(attached, asked), strict=True):
+                    answers |= zip(group, found, strict=True)
+                    progress.update(len(group))
         return answers
 
-    def _answer(self, attached: Attached, requests: list[Instance]) -> list[GenerationResult]:
-        prompts, images, per_row = [], [], []
-        for request in requests:
-            visuals = self._visuals(request)
-            per_row.append(len(visuals))
-            images += visuals
-            prompts.append(self.prompt(request.args[0], len(visuals)))
-        inputs = self.inputs(prompts, images)
+    def _answer(self, attached: Attached, groups: list[list[Instance]]) -> list[list[GenerationResult]]:
+        """Return the answers to groups of questions; those of a group, if several, are about the same pictures."""
+        pictures = [self._visuals(group[0]) for group in groups]
+        asked = [[Asked(each, seen) for each in group] for group, seen in zip(groups, pictures, strict=True)]
+        if all(len(group) == 1 for group in groups):
+            alone = [question for (question,) in asked]
+            return [[answer] for answer in self._generate(attached, alone, self._inputs(alone, self._prompt))]
+        begun = self._begin(attached, [group[0] for group in asked])
+        order = [(row, place) for row, group in enumerate(asked) for place in range(len(group))]
+        order.sort(key=lambda where: -len(asked[where[0]][where[1]].request.args[0]))
+        answers: dict[tuple[int, int], GenerationResult] = {}
+        for first in range(0, len(order), self.batch_size_per_gpu):
+            mine = order[first : first + self.batch_size_per_gpu]
+            questions = [asked[row][place] for row, place in mine]
+            inputs = self._rest(attached, begun, [row for row, _ in mine], questions)
+            answers |= zip(mine, self._generate(attached, questions, inputs), strict=True)
+        return [[answers[row, place] for place in range(len(group))] for row, group in enumerate(asked)]
+
+    def _prompt(self, asked: Asked) -> str:
+        return self.prompt(asked.request.args[0], len(asked.visuals))
+
+    def _beginning(self, asked: Asked) -> str:
+        """Return a prompt up to the end of its last picture."""
+        head, image, _ = self._prompt(asked).rpartition("<image>")
+        return head + image
+
+    def _inputs(self, asked: list[Asked], prompt: Callable[[Asked], str]) -> BatchFeature:
+        return self.inputs(list(map(prompt, asked)), [visual for each in asked for visual in each.visuals])
+
+    def _begin(self, attached: Attached, asked: list[Asked]) -> Begun:
+        """Run the beginnings of prompts."""
+        output = self.loaded.model(**self._inputs(asked, self._beginning), use_cache=True, logits_to_keep=1)
+        return Begun(attached.ledger, output.past_key_values)
+
+    def _rest(self, attached: Attached, begun: Begun, rows: list[int], asked: list[Asked]) -> BatchFeature:
+        """Return the rest of prompts that begin as these rows, as `generate` takes it."""
+        tokenizer, image = self.loaded.processor.tokenizer, self.loaded.model.config.image_token_id
+        whole = [tokenizer(self._prompt(each))["input_ids"] for each in asked]
+        rest = {"input_ids": [ids[len(ids) - ids[::-1].index(image) :] for ids in whole]}
+        inputs = tokenizer.pad(rest, padding_side="left", return_tensors="pt").to(self.loaded.model.device)
+        cache = attached.begun(*begun, rows)
+        before = attached.ledger.frames[0].valid.long()
+        mask = torch.cat([before, inputs["attention_mask"]], dim=1)
+        return BatchFeature({"input_ids": inputs["input_ids"], "attention_mask": mask, "past_key_values": cache})
+
+    def _generate(self, attached: Attached, asked: list[Asked], inputs: BatchFeature) -> list[GenerationResult]:
+        requests = [each.request for each in asked]
         settings = _settings(requests[0].args[1])
         with finite_logits(self.loaded.model, [_place(request) for request in requests]):
             generated = self.loaded.model.generate(**inputs, **settings)
         new = generated[:, inputs["input_ids"].shape[1] :]
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
-        self._observe(attached, requests, per_row, images)
+        ledger = attached.ledger
+        self._observe(ledger, asked)
         until = requests[0].args[1].get("until") or []
         pad = self.loaded.processor.tokenizer.pad_token_id
         return [
             GenerationResult(
                 _stop(text, [until] if isinstance(until, str) else until).strip(),
-                TokenCounts(input_tokens=int(mask.sum()), output_tokens=int((row != pad).sum())),
+                TokenCounts(input_tokens=length, output_tokens=int((row != pad).sum())),
             )
-            for text, row, mask in zip(texts, new, inputs["attention_mask"], strict=True)
+            for text, row, length in zip(texts, new, ledger.prompt_end.tolist(), strict=True)
         ]
 
     def _visuals(self, request: Instance) -> list[Image.Image]:
@@ -142,8 +222,7 @@ class VtBench(lmms):
     def example(self) -> BatchFeature:
         """Return the first question that was asked, alone, as `generate` takes it: what is timed is measured on it."""
         assert self.first is not None
-        visuals = self._visuals(self.first)
-        return self.inputs([self.prompt(self.first.args[0], len(visuals))], visuals)
+        return self._inputs([Asked(self.first, self._visuals(self.first))], self._prompt)
 
     def prompt(self, context: str, images: int) -> str:
         """Return the whole prompt of a question about so many images: the processor's chat template, or LLaVA-1.5's."""
@@ -168,32 +247,26 @@ class VtBench(lmms):
             inputs["pixel_values"] = torch.stack(pixels).to(model.dtype)
         return BatchFeature(dict(inputs)).to(model.device)
 
-    def _observe(
-        self,
-        attached: Attached,
-        requests: list[Instance],
-        per_row: list[int],
-        images: list[Image.Image],
-    ) -> None:
-        ledger = attached.ledger
+    def _observe(self, ledger: Ledger, asked: list[Asked]) -> None:
+        """Note what the model saw of every question and what became of it."""
         tokens, text = ledger.tokens, ledger.text.tolist()
         kept, merged = [patches.tolist() for patches in ledger.kept], ledger.merged
         whole = list(range(self.loaded.shape.patches))
         image = 0
-        for row, (request, count) in enumerate(zip(requests, per_row, strict=True)):
-            mine = range(image, image + count)
-            image += count
+        for row, (request, visuals) in enumerate(asked):
+            mine = range(image, image + len(visuals))
+            image += len(visuals)
             if request.args[3] < SHOWN:
                 processor = self.loaded.processor.image_processor
-                self.pictures |= {content(images[i]): self.images.webp(processor, images[i]) for i in mine}
+                self.pictures |= {content(visual): self.images.webp(processor, visual) for visual in visuals}
             llm = [
                 sum(tokens.llm[i][layer] for i in mine)
                 for layer in range(len(self.loaded.model.model.language_model.layers))
             ]
             self.observations[request.args[4], request.args[3]] = {
                 "question": request.args[0],
-                "images": count,
-                "pictures": [content(images[i]) for i in mine],
+                "images": len(visuals),
+                "pictures": [content(visual) for visual in visuals],
                 "kept": [kept[i] for i in mine] if any(kept[i] != whole for i in mine) else None,
                 "merged": any(merged[i] for i in mine),
                 "words": [word for i in mine for word in ledger.guides[i].words]
@@ -259,19 +332,6 @@ def _whole_picture(image: Image.Image) -> Image.Image:
 
 def _with_places(prompt: str, patches: int) -> str:
     return prompt.replace("<image>", "<image>" * patches)
-
-
-def batches_of(requests: list[Instance], size: int) -> list[list[int]]:
-    """Return batches of requests, by index: longest questions first, and one batch shares its generation settings."""
-    order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), index))
-    batches: list[list[int]] = []
-    for index in order:
-        same = batches and str(requests[batches[-1][0]].args[1]) == str(requests[index].args[1])
-        if same and len(batches[-1]) < size:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def _settings(asked: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any
 from lmms_eval.api.instance import GenerationResult, Instance
 
 from harness.errors import VtbenchError
-from harness.lmms.model import VtBench, batches_of
+from harness.lmms.batches import batches_of
+from harness.lmms.model import VtBench
 from harness.shards import Answers, Question, Shard
 
 
@@ -26,7 +27,7 @@ class Asking(VtBench):
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer the shard of these requests."""
         size = self.batch_size_per_gpu
-        mine = batches_of(requests, self.whole)[self.shard.index :: self.shard.count]
+        mine = batches_of(requests, self.whole, self.beginnings(requests))[self.shard.index :: self.shard.count]
         smaller = [batch[start : start + size] for batch in mine for start in range(0, len(batch), size)]
         answers = self.answer(requests, smaller)
         self.texts |= {_question(requests[index]): answer.text for index, answer in answers.items()}

@@ -1,5 +1,6 @@
 """A method at work on a model: what happens before a prefill and before a decoding step."""
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import ref
 
@@ -13,7 +14,7 @@ from harness.model.guide import Asked, ask, words
 from harness.model.image import shrink
 from harness.model.ledger import Frame, Guide, Ledger, uncut
 from harness.model.llm import Language
-from harness.model.plan import plan
+from harness.model.plan import plan, reads_text
 from harness.model.raters import Raters
 from harness.model.rider import Inserted, Rider
 from harness.model.splice import insert, placeholders, splice
@@ -44,6 +45,7 @@ class Attached:
         at_input = plan(stages, "input", parts.shape, llm_depth)
         self.llm = plan(stages, "llm", parts.shape, llm_depth)
         self.rated = any("rater_row" in stage.needs for stage in stages)
+        self.reads_text = reads_text(method, stages)
         self.at_input = [planned for at_layer in at_input.before.values() for planned in at_layer]
         self.vision = Vision(parts, vit, seed)
         self.language = Language(parts, self.llm, self.vision.uniform, contiguous=self.contiguous)
@@ -130,7 +132,7 @@ class Attached:
             guides=guides,
         )
         language, inserted = self.language, self.method.inserts_pseudo_cls
-        language.begin(self.ledger, prefill=True, past=0)
+        language.begin(self.ledger)
         language.rider = language.raters = None
         if states is not None:
             language.rider = Inserted() if inserted else Rider(states, parts.llm.rotary_emb)
@@ -171,21 +173,51 @@ class Attached:
             guides.append(Guide(text, made.guides))
         return torch.stack(states), guides
 
+    def begun(self, ledger: Ledger, cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+        """Return a cache for prompts that all begin as a row of a prefill did, up to the end of its last image.
+
+        ledger, cache: that prefill's; rows: of each prompt the row that it begins as. The next pass takes the rest of
+        the prompts, its attention mask [B, first layer's slots + Q]. Errors: VtbenchError for a method that reads it.
+        """
+        if self.reads_text:
+            raise VtbenchError(f"{self.method.name}: reads the whole prompt, so prompts cannot share their beginning")
+        taken = DynamicCache(config=self.parts.llm.config)
+        row = torch.tensor(rows, device=ledger.prompt_end.device)
+        for index, (keys, values, *_) in enumerate(cache):
+            taken.update(keys[row], values[row], index)
+        self.ledger = ledger.begun(rows, taken)
+        return taken
+
     def _decode(self, kwargs: dict[str, Any], cache: Any, past: int) -> dict[str, Any]:
         known = getattr(self, "ledger", None)
         if known is None or known.cache is None or known.cache() is not cache:
             raise VtbenchError("cache: this one was filled by another prefill; start from an empty cache under attach")
+        tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        if known.open:
+            return self._end_prompt(kwargs, known, tokens)
         frame = known.frames[0]
         new = past - frame.valid.shape[1]
-        self.language.begin(known, prefill=False, past=new)
-        tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         if tokens.shape[1] > 1:
             raise VtbenchError(
                 f"cache: {tokens.shape[1]} tokens follow at once; allowed is one, so no chunked prefill, no assisted "
                 "decoding, and no prompt that goes on from a cache"
             )
-        grown = frame.valid.new_ones(len(frame.valid), new + tokens.shape[1])
+        position = known.prompt_end[:, None] + new
+        self.language.go_on(known, position, new + 1)
+        grown = frame.valid.new_ones(len(frame.valid), new + 1)
         return kwargs | {
             "attention_mask": None if frame.full else torch.cat([frame.valid, grown], dim=1).long(),
-            "position_ids": self.language.positions(tokens.shape[1]) - frame.shift[:, None],
+            "position_ids": position - frame.shift[:, None],
+        }
+
+    def _end_prompt(self, kwargs: dict[str, Any], ledger: Ledger, rest: Tensor) -> dict[str, Any]:
+        """Arrange the rest [B, Q] of prompts that have begun."""
+        mask = kwargs.get("attention_mask")  # `generate` drops one that hides nothing
+        mask = torch.ones_like(rest) if mask is None else mask[:, -rest.shape[1] :]
+        position = ledger.close(mask.bool())
+        self.language.go_on(ledger, position, 0)
+        frame = ledger.frames[0]
+        return kwargs | {
+            "attention_mask": None if frame.full else frame.valid.long(),
+            "position_ids": frame.position[:, -rest.shape[1] :],
         }

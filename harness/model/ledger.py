@@ -6,7 +6,8 @@ is padding at the end), K what stays of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from weakref import ref
 
@@ -31,6 +32,16 @@ class Layout(NamedTuple):
             images.append((row, before - (self.lengths[row] - lengths[row])))
             lengths[row] -= dropped
         return Layout(tuple(lengths), tuple(images))
+
+    def of(self, rows: Sequence[int]) -> tuple[Layout, list[int]]:
+        """Return the layout of these rows, one after another and any of them again, and the image behind each image."""
+        mine: list[list[int]] = [[] for _ in self.lengths]
+        for image, (row, _) in enumerate(self.images):
+            mine[row].append(image)
+        images = [image for row in rows for image in mine[row]]
+        holders = [new for new, row in enumerate(rows) for _ in mine[row]]
+        places = tuple((new, self.images[image][1]) for new, image in zip(holders, images, strict=True))
+        return Layout(tuple(self.lengths[row] for row in rows), places), images
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,33 @@ class Frame:
         )
         return frame, x
 
+    def of(self, rows: Sequence[int]) -> Frame:
+        """Return the frame of these rows, one after another and any of them again."""
+        layout, images = self.layout.of(rows)
+        row, image = (torch.tensor(each, dtype=torch.long, device=self.row.device) for each in (rows, images))
+        return Frame(
+            valid=self.valid[row],
+            position=self.position[row],
+            shift=self.shift[row],
+            row=torch.tensor([each for each, _ in layout.images], dtype=torch.long, device=row.device),
+            start=self.start[image],
+            count=self.count[image],
+            patch=self.patch[image],
+            size=self.size[image],
+            layout=layout,
+            ragged=self.ragged,
+        )
+
+    def longer(self, text: Tensor, lengths: Sequence[int], position: Tensor) -> Frame:
+        """Return the frame with text behind it [B, Q], False where padded, of these lengths, at these positions."""
+        lengths = tuple(before + more for before, more in zip(self.layout.lengths, lengths, strict=True))
+        return replace(
+            self,
+            valid=torch.cat([self.valid, text], dim=1),
+            position=torch.cat([self.position, position - self.shift[:, None]], dim=1),
+            layout=Layout(lengths, self.layout.images),
+        )
+
     def _cut_out(self, x: Tensor, reduced: Reduced, *, contiguous: bool) -> tuple[Frame, Tensor]:
         """Repack one row without padding, whose images all keep as many tokens: pieces put together, no sorting."""
         N, index = self.patch.shape[1], reduced.index
@@ -232,13 +270,37 @@ class Guide(NamedTuple):
 
 @dataclass
 class Ledger:
-    """What one prefill did; decoding reads it and does not change it."""
+    """What one prefill did; decoding reads it and does not change it.
+
+    open: it is that of the prompts' beginnings, up to the end of their last images; the rest comes in one pass.
+    """
 
     prompt_end: Tensor  # [B] the position id of the first new token, uncut
     vit_counts: list[Tensor]  # per ViT layer [M]
     frames: list[Frame] = field(default_factory=list)  # one an LLM layer, shared between cuts
     cache: ref[Cache] | None = None
     guides: list[Guide] = field(default_factory=list)  # one an image, for a method that a question guides
+    open: bool = False
+
+    def begun(self, rows: Sequence[int], cache: Cache) -> Ledger:
+        """Return the open ledger of prompts that begin as these rows, any of them again, and whose cache this is."""
+        images = self.frames[0].layout.of(rows)[1]
+        return Ledger(
+            prompt_end=self.prompt_end[list(rows)],
+            vit_counts=[counts[images] for counts in self.vit_counts],
+            frames=_each_once(self.frames, lambda frame: frame.of(rows)),
+            cache=ref(cache),
+            guides=[self.guides[image] for image in images] if self.guides else [],
+            open=True,
+        )
+
+    def close(self, text: Tensor) -> Tensor:
+        """Have the rest of the prompts in every frame, text [B, Q] that is False where padded; return its positions."""
+        position = self.prompt_end[:, None] + text.int().cumsum(dim=1) - 1
+        lengths: list[int] = text.sum(dim=1).tolist()
+        self.frames = _each_once(self.frames, lambda frame: frame.longer(text, lengths, position))
+        self.prompt_end, self.open = position[:, -1] + 1, False
+        return position
 
     @property
     def tokens(self) -> Realised:
@@ -279,6 +341,12 @@ class Ledger:
         """The row that holds each image."""
         rows: list[int] = self.frames[0].row.tolist()
         return rows
+
+
+def _each_once(frames: list[Frame], change: Callable[[Frame], Frame]) -> list[Frame]:
+    """Return every frame changed; layers that share one still do."""
+    changed = {id(frame): change(frame) for frame in {id(frame): frame for frame in frames}.values()}
+    return [changed[id(frame)] for frame in frames]
 
 
 def _patches(frame: Frame) -> list[Tensor]:

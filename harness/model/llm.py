@@ -27,7 +27,8 @@ class Language:
     ledger: Ledger
     entry: Frame  # what the caller's mask and positions are made for
     prefill: bool  # whether this pass is a prefill
-    past: int  # new tokens that the cache holds already
+    position: Tensor  # [B, Q] of the tokens that this pass takes behind a prefill, uncut
+    fresh: int  # how many slots at the end the frames do not have, decoded ones
     rider: Rider | Inserted | None = None
     rider_position: Tensor  # [M] under `original` positions
     raters: Raters | None = None
@@ -81,25 +82,25 @@ class Language:
     def _arrangement(self, index: int, frame: Frame, x: Tensor, cache: Cache | None) -> dict[str, Any]:
         """Return this layer's mask and rotary embeddings; layers of one frame share them."""
         if self.arranged is None or self.arranged[0] is not frame:
-            B, Q = x.shape[:2]
             valid, position = None if frame.full else frame.valid, frame.position
             if not self.prefill:
-                position = self.positions(Q) - frame.shift[:, None]
-                if valid is not None:
-                    valid = torch.cat([valid, valid.new_ones(B, self.past + Q)], dim=1)
+                position = self.position - frame.shift[:, None]
+                if valid is not None and self.fresh:
+                    valid = torch.cat([valid, valid.new_ones(len(x), self.fresh)], dim=1)
             mask = create_causal_mask(self.anatomy.llm.config, x, valid, cache, None, layer_idx=index)
             embeddings = self.anatomy.llm.rotary_emb(x, position)
             self.arranged = (frame, {"attention_mask": mask, "position_embeddings": embeddings})
         return self.arranged[1]
 
-    def positions(self, Q: int) -> Tensor:
-        """Return the uncut positions [B, Q] of the tokens being decoded."""
-        end = self.ledger.prompt_end
-        return end[:, None] + self.past + torch.arange(Q, device=end.device)
+    def begin(self, ledger: Ledger) -> None:
+        """Start a prefill."""
+        self.ledger, self.entry, self.prefill = ledger, ledger.frames[0], True
+        self.arranged = self.heard = None
 
-    def begin(self, ledger: Ledger, *, prefill: bool, past: int) -> None:
-        """Start a pass through the LLM."""
-        self.ledger, self.entry, self.prefill, self.past = ledger, ledger.frames[0], prefill, past
+    def go_on(self, ledger: Ledger, position: Tensor, fresh: int) -> None:
+        """Start a pass behind a prefill, of tokens at these uncut positions [B, Q]."""
+        self.ledger, self.entry, self.prefill = ledger, ledger.frames[0], False
+        self.position, self.fresh = position, fresh
         self.arranged = self.heard = None
 
     def _cut(self, cuts: list[Planned], x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.errors import VtbenchError
-from methods.interface import Cut, Need, Seam, Shape, Stage
+from methods.interface import Cut, Method, Need, Seam, Shape, Stage
 
 Needs = frozenset[Need]
 
@@ -16,6 +16,7 @@ ROLLED: Needs = frozenset({"cls_rollout", "rider_rollout"})
 OF_CLS: Needs = frozenset({"cls_row", "rider_row"})
 OWN_ROW: Needs = ROWS | ROLLED | OF_CLS  # of CLS or the pseudo CLS
 OF_TEXT: Needs = frozenset({"last_row", "rater_row"})
+OF_PROMPT: Needs = OF_TEXT | {"next_last_row"}  # of text behind the image, too
 ATTENTION: Needs = ROLLED | OF_CLS | OF_TEXT | NEXT - {"next_keys"}
 KEYS: Needs = frozenset({"keys", "next_keys"})
 OF_ANY: Needs = frozenset({"keys", "value_norm"})
@@ -53,6 +54,11 @@ class Plan:
     rows: frozenset[int]  # layers of which CLS's own row, in the LLM the pseudo CLS's, is wanted
     matrix: frozenset[int]  # layers whose whole attention matrix a rollout goes through
     rider: int  # the pseudo CLS goes through the layers below this one, −1 where there is none
+
+
+def reads_text(method: Method, stages: Iterable[Stage]) -> bool:
+    """Whether a method's cuts depend on text behind the image, so that prompts cannot share what is before."""
+    return method.reads_question or any(stage.needs & OF_PROMPT for stage in stages)
 
 
 def plan(stages: Iterable[Stage], seam: Seam, shape: Shape, layers: int) -> Plan:

@@ -112,12 +112,11 @@ def test_samples_a_second_are_compared_within_a_round():
     answers = {("task", 0): "yes", ("task", 1): "no"}
     runs = {
         RIVAL: [Run(8.0, 6.0, answers), Run(12.0, 9.0, answers)],
-        OWN: [Run(2.0, 1.0, answers), Run(4.0, 1.0, answers)],
+        OWN: [Run(2.0, 1.0, answers, 1), Run(4.0, 1.0, answers, 1)],
         "ours batch 16": [Run(1.0, 1.0, answers), Run(1.0, 1.0, {**answers, ("task", 1): "yes"})],
     }
     found = batches.compared(runs, {1: 2.0, 8: 1.25})
-    assert found["bound"] == 5 / 1.25
-    assert (found["ratio"], found["samples"], found["equal"]) == (3.5, 2, False)
+    assert (found["ratio"], found["samples"], found["pictures"], found["equal"]) == (3.5, 2, 1, False)
     assert found["variants"][RIVAL]["samples_per_second"] == 0.2
     assert found["variants"][OWN]["ratio_answering"] == 7.5
     assert [each["different_answers"] for each in found["variants"].values()] == [0, 0, 1]
