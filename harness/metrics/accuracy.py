@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from lmms_eval.api import task as requests
 from lmms_eval.evaluator import simple_evaluate
 from loguru import logger
 from openai import OpenAIError
@@ -19,6 +20,8 @@ from harness.lmms.model import VtBench
 from harness.lmms.tasks import manager_for
 
 log = logging.getLogger(__name__)
+
+requests.load_from_cache = lambda file_name: None  # lmms-eval would unpickle a file of a task's name, asked to or not
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ import os
 import datasets
 import pytest
 from lmms_eval.api.task import ConfigurableTask
+from lmms_eval.caching import cache
 from lmms_eval.evaluator import simple_evaluate
 from PIL import Image
 
@@ -172,3 +173,15 @@ def test_tasks_stay_warm_and_give_what_fresh_ones_give(monkeypatch):
     assert wider.samples.equals(also.samples) and wider.scores == also.scores
     evaluate(VtBench(loaded, "full"), "pocket_tiny_count", limit=1)
     assert len(built) == 15
+
+
+def test_no_pickle_that_lmms_eval_would_take_for_its_requests_is_read(monkeypatch):
+    asked: list[str] = []
+
+    def opened(path: str, mode: str) -> None:
+        asked.append(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(cache, "open", opened, raising=False)
+    evaluate(VtBench(load("random:pocket")), "pocket_tiny_count", limit=1)
+    assert not asked
