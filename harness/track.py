@@ -18,6 +18,7 @@ import psutil
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import: no errors of ours to others
 import wandb
 from PIL import Image
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from harness.panels import kept_grid, overlay
 
@@ -27,6 +28,7 @@ PICTURED = 8  # samples whose pictures go along
 REACH = 30.0  # seconds to reach W&B
 TAKE = 120.0  # seconds for it to take all of a trial, or of the report
 LEAVE = 3.0  # seconds for it to end
+GONE = (ConnectionError, TimeoutError, HandleAbandonedError, MailboxClosedError, wandb.Error)  # raised where it is away
 
 
 def log(
@@ -84,9 +86,10 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
         "x_disable_stats": True,
         "x_disable_meta": True,
     }
+    late = threading.Event()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _silenced(), _staged(directory / "wandb"), _within(TAKE):
+        with _silenced(), _staged(directory / "wandb"), _within(TAKE, late):
             run = wandb.init(
                 **described,
                 dir=directory,
@@ -99,12 +102,13 @@ def _send(what: str, fill: Callable[[wandb.Run], None], directory: Path, **descr
             finally:
                 run.finish()
     except Exception as error:
-        gone = isinstance(error, ConnectionError | TimeoutError | wandb.Error)
+        gone = late.is_set() or isinstance(error, GONE)
+        why = f"it took more than {TAKE:g} s" if late.is_set() else str(error) or type(error).__name__
         after = ("disabled" if mode == "offline" else "offline") if gone else mode
-        log_.warning("W&B did not take %s: %s%s", what, error, f"; from here on it is {after}" if gone else "")
+        log_.warning("W&B did not take %s: %s%s", what, why, f"; from here on it is {after}" if gone else "")
         if gone:
             os.environ["WANDB_MODE"] = after
-            with _within(LEAVE), contextlib.suppress(Exception, SystemExit):  # which tells how its process ended
+            with _within(LEAVE, late), contextlib.suppress(Exception, SystemExit):  # which tells how its process ended
                 wandb.teardown()  # it would be missed at the end again
 
 
@@ -173,23 +177,23 @@ def _staged(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """End W&B's process after so long, so that whatever waits for it goes on: by itself it tries for hours."""
-    clock = threading.Timer(seconds, _end)
+def _within(seconds: float, late: threading.Event) -> Iterator[None]:
+    """Kill W&B's process after so long and set `late`: what waits for it then goes on. By itself it tries for hours."""
+
+    def end() -> None:
+        late.set()
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == "wandb-core":
+                    process.kill()
+
+    clock = threading.Timer(seconds, end)
     clock.daemon = True
     clock.start()
     try:
         yield
     finally:
         clock.cancel()
-
-
-def _end() -> None:
-    """Kill W&B's process."""
-    for process in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.name() == "wandb-core":
-                process.kill()
 
 
 @contextlib.contextmanager

@@ -235,11 +235,21 @@ def test_a_wandb_that_cannot_be_reached_costs_one_warning_and_goes_on_offline(tm
 
 
 def test_a_wandb_that_takes_nothing_is_ended_in_time(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(track, "_plain", wait_for_its_end)
+    """It hangs when the samples are there, so that what waits is `finish`."""
+    table, teardown = track._plain, track.wandb.teardown
+
+    def stop(samples: pd.DataFrame) -> pd.DataFrame:
+        (process,) = [each for each in psutil.Process().children() if each.name() == "wandb-core"]
+        process.suspend()
+        return table(samples)
+
+    monkeypatch.setattr(track, "_plain", stop)
+    monkeypatch.setattr(track.wandb, "teardown", lambda: (wait_for_its_end(), teardown()))
     monkeypatch.setattr(track, "TAKE", 3.0)
-    track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
+    for _ in range(2):
+        track.log(RECORD, SAMPLES, sweep="mine", directory=tmp_path)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == track.log_.name]
-    assert warning.endswith("; from here on it is disabled")
+    assert warning == ("W&B did not take trial 0123456789abcdef: it took more than 3 s; from here on it is disabled")
 
 
 def test_a_failing_wandb_costs_a_warning_and_no_report(tmp_path, monkeypatch, caplog):

@@ -3,7 +3,9 @@
 import hashlib
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,12 +18,26 @@ QUALITY = 85
 
 
 class ImageCache:
-    """Preprocessed images by content, so that the trials of a warm worker share them; the least used go first."""
+    """Preprocessed images by content, so that the trials of a warm worker share them; the least used go first.
+
+    Also what tells a document's images, as long as its data set is there.
+    """
 
     def __init__(self) -> None:
         self.kept: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.bytes = 0
         self.shown: dict[str, bytes] = {}
+        self._contents: WeakKeyDictionary[Any, dict[int, tuple[str, ...]]] = WeakKeyDictionary()
+
+    def contents(self, docs: Any, document: int, read: Callable[[], list[Image.Image]]) -> tuple[str, ...]:
+        """Return what tells a document's images (`content`), which are read once."""
+        try:
+            known = self._contents.setdefault(docs, {})
+        except TypeError:  # a plain list, to which there are no weak references
+            known = {}
+        if document not in known:
+            known[document] = tuple(map(content, read()))
+        return known[document]
 
     def pixels(self, processor: Any, image: Image.Image) -> torch.Tensor:
         """Return the image's pixel values [3, H, W]."""

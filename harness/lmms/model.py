@@ -1,7 +1,7 @@
 """The model that lmms-eval evaluates: LLaVA with a method attached, batched and greedy."""
 
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
@@ -10,7 +10,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
-from transformers import BatchFeature, DynamicCache
+from transformers import BatchFeature, DynamicCache, GenerationConfig
 
 from harness.errors import VtbenchError
 from harness.lmms.batches import Batch, batches_of
@@ -32,10 +32,11 @@ SHOWN = 32  # of the samples of a task, the first ones, whose pictures are kept 
 
 
 class Asked(NamedTuple):
-    """A question and its pictures."""
+    """A question and its pictures, with what tells each from others."""
 
     request: Instance
     visuals: list[Image.Image]
+    names: list[str]
 
 
 class Begun(NamedTuple):
@@ -83,10 +84,11 @@ class VtBench(lmms):
         if model.processor is None:
             raise VtbenchError(f"{model.name!r} has no processor, so it cannot answer; it serves for costs only")
         try:
-            self.shares = not reads_text(method, method.stages(model.shape))
+            reads = reads_text(method, method.stages(model.shape))
         except ValueError as error:
             raise VtbenchError(f"{method.name}: {error}") from None
         self.loaded, self.method = model, method
+        self.shares = not reads and not _weighs_prompt(model.model.generation_config)
         self.encoder = encoder_for(model, text_encoder)
         self.images = images if images is not None else ImageCache()
         self.observations: dict[tuple[str, int], dict[str, Any]] = {}
@@ -105,17 +107,17 @@ class VtBench(lmms):
     def beginnings(self, requests: list[Instance]) -> list[Hashable | None]:
         """Return what each prompt begins with, its text and pictures up to the last one; None for what is not shared.
 
-        Every picture is read for that, by as many threads as torch has.
+        Every picture is read for that, once for all trials of a warm worker. One by one: tasks keep state as they read.
         """
         if not self.shares or len(requests) == 1:
             return [None] * len(requests)
-
-        def beginning(request: Instance) -> Hashable | None:
-            asked = Asked(request, self._visuals(request))
-            return (self._beginning(asked), *map(content, asked.visuals)) if asked.visuals else None
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            return list(threads.map(beginning, requests))
+        found: list[Hashable | None] = []
+        for request in tqdm(requests, desc="pictures", disable=None, leave=False):
+            *_, document, task, split = request.args
+            docs = self.task_dict[task][split]
+            names = self.images.contents(docs, document, partial(self._visuals, request))
+            found.append((self._beginning(request.args[0], len(names)), *names) if names else None)
+        return found
 
     def answer(self, requests: list[Instance], batches: list[Batch]) -> dict[int, GenerationResult]:
         """Return the answers to these batches of requests, by index."""
@@ -145,32 +147,36 @@ class VtBench(lmms):
 
     def _answer(self, attached: Attached, groups: list[list[Instance]]) -> list[list[GenerationResult]]:
         """Return the answers to groups of questions; those of a group, if several, are about the same pictures."""
-        pictures = [self._visuals(group[0]) for group in groups]
-        asked = [[Asked(each, seen) for each in group] for group, seen in zip(groups, pictures, strict=True)]
+        asked = [self._asked(group) for group in groups]
         if all(len(group) == 1 for group in groups):
             alone = [question for (question,) in asked]
-            return [[answer] for answer in self._generate(attached, alone, self._inputs(alone, self._prompt))]
+            return [[answer] for answer in self._generate(attached, alone, self._inputs(alone, self.prompt))]
         begun = self._begin(attached, [group[0] for group in asked])
         order = [(row, place) for row, group in enumerate(asked) for place in range(len(group))]
         order.sort(key=lambda where: -len(asked[where[0]][where[1]].request.args[0]))
         answers: dict[tuple[int, int], GenerationResult] = {}
         for first in range(0, len(order), self.batch_size_per_gpu):
             mine = order[first : first + self.batch_size_per_gpu]
-            questions = [asked[row][place] for row, place in mine]
-            inputs = self._rest(attached, begun, [row for row, _ in mine], questions)
-            answers |= zip(mine, self._generate(attached, questions, inputs), strict=True)
+            questions, rows = [asked[row][place] for row, place in mine], [row for row, _ in mine]
+            # the rest holds a cache, which goes with its answers
+            found = self._generate(attached, questions, self._rest(attached, begun, rows, questions))
+            answers |= zip(mine, found, strict=True)
         return [[answers[row, place] for place in range(len(group))] for row, group in enumerate(asked)]
 
-    def _prompt(self, asked: Asked) -> str:
-        return self.prompt(asked.request.args[0], len(asked.visuals))
+    def _asked(self, group: list[Instance]) -> list[Asked]:
+        """Return questions about the same pictures with these."""
+        visuals = self._visuals(group[0])
+        names = list(map(content, visuals))
+        return [Asked(request, visuals, names) for request in group]
 
-    def _beginning(self, asked: Asked) -> str:
+    def _beginning(self, context: str, images: int) -> str:
         """Return a prompt up to the end of its last picture."""
-        head, image, _ = self._prompt(asked).rpartition("<image>")
+        head, image, _ = self.prompt(context, images).rpartition("<image>")
         return head + image
 
-    def _inputs(self, asked: list[Asked], prompt: Callable[[Asked], str]) -> BatchFeature:
-        return self.inputs(list(map(prompt, asked)), [visual for each in asked for visual in each.visuals])
+    def _inputs(self, asked: list[Asked], prompt: Callable[[str, int], str]) -> BatchFeature:
+        prompts = [prompt(each.request.args[0], len(each.visuals)) for each in asked]
+        return self.inputs(prompts, [visual for each in asked for visual in each.visuals])
 
     def _begin(self, attached: Attached, asked: list[Asked]) -> Begun:
         """Run the beginnings of prompts."""
@@ -180,7 +186,7 @@ class VtBench(lmms):
     def _rest(self, attached: Attached, begun: Begun, rows: list[int], asked: list[Asked]) -> BatchFeature:
         """Return the rest of prompts that begin as these rows, as `generate` takes it."""
         tokenizer, image = self.loaded.processor.tokenizer, self.loaded.model.config.image_token_id
-        whole = [tokenizer(self._prompt(each))["input_ids"] for each in asked]
+        whole = [tokenizer(self.prompt(each.request.args[0], len(each.visuals)))["input_ids"] for each in asked]
         rest = {"input_ids": [ids[len(ids) - ids[::-1].index(image) :] for ids in whole]}
         inputs = tokenizer.pad(rest, padding_side="left", return_tensors="pt").to(self.loaded.model.device)
         cache = attached.begun(*begun, rows)
@@ -197,14 +203,15 @@ class VtBench(lmms):
         texts = self.loaded.processor.batch_decode(new, skip_special_tokens=True)
         ledger = attached.ledger
         self._observe(ledger, asked)
+        inserted = int(self.method.inserts_pseudo_cls)  # a token an image
         until = requests[0].args[1].get("until") or []
         pad = self.loaded.processor.tokenizer.pad_token_id
         return [
             GenerationResult(
                 _stop(text, [until] if isinstance(until, str) else until).strip(),
-                TokenCounts(input_tokens=length, output_tokens=int((row != pad).sum())),
+                TokenCounts(input_tokens=length - inserted * len(each.visuals), output_tokens=int((row != pad).sum())),
             )
-            for text, row, length in zip(texts, new, ledger.prompt_end.tolist(), strict=True)
+            for text, row, length, each in zip(texts, new, ledger.prompt_end.tolist(), asked, strict=True)
         ]
 
     def _visuals(self, request: Instance) -> list[Image.Image]:
@@ -222,7 +229,7 @@ class VtBench(lmms):
     def example(self) -> BatchFeature:
         """Return the first question that was asked, alone, as `generate` takes it: what is timed is measured on it."""
         assert self.first is not None
-        return self._inputs([Asked(self.first, self._visuals(self.first))], self._prompt)
+        return self._inputs(self._asked([self.first]), self.prompt)
 
     def prompt(self, context: str, images: int) -> str:
         """Return the whole prompt of a question about so many images: the processor's chat template, or LLaVA-1.5's."""
@@ -253,12 +260,13 @@ class VtBench(lmms):
         kept, merged = [patches.tolist() for patches in ledger.kept], ledger.merged
         whole = list(range(self.loaded.shape.patches))
         image = 0
-        for row, (request, visuals) in enumerate(asked):
+        for row, (request, visuals, names) in enumerate(asked):
             mine = range(image, image + len(visuals))
             image += len(visuals)
             if request.args[3] < SHOWN:
                 processor = self.loaded.processor.image_processor
-                self.pictures |= {content(visual): self.images.webp(processor, visual) for visual in visuals}
+                files = [self.images.webp(processor, visual) for visual in visuals]
+                self.pictures |= dict(zip(names, files, strict=True))
             llm = [
                 sum(tokens.llm[i][layer] for i in mine)
                 for layer in range(len(self.loaded.model.model.language_model.layers))
@@ -266,7 +274,7 @@ class VtBench(lmms):
             self.observations[request.args[4], request.args[3]] = {
                 "question": request.args[0],
                 "images": len(visuals),
-                "pictures": [content(visual) for visual in visuals],
+                "pictures": names,
                 "kept": [kept[i] for i in mine] if any(kept[i] != whole for i in mine) else None,
                 "merged": any(merged[i] for i in mine),
                 "words": [word for i in mine for word in ledger.guides[i].words]
@@ -341,6 +349,12 @@ def _settings(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("num_beams", 1) not in (None, 1):
         raise VtbenchError("task: it asks for beam search; allowed is greedy decoding")
     return {"max_new_tokens": asked.get("max_new_tokens", 128), "do_sample": False, "num_beams": 1}
+
+
+def _weighs_prompt(settings: GenerationConfig) -> bool:
+    """Whether what a model's folder asks of generation depends on the prompt, of which only the rest would be seen."""
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "guidance_scale": 1.0}
+    return any((getattr(settings, name, None) or value) != value for name, value in neutral.items())
 
 
 def _stop(text: str, until: list[str]) -> str:

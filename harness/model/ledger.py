@@ -146,10 +146,9 @@ class Frame:
         )
         return frame, x
 
-    def of(self, rows: Sequence[int]) -> Frame:
-        """Return the frame of these rows, one after another and any of them again."""
-        layout, images = self.layout.of(rows)
-        row, image = (torch.tensor(each, dtype=torch.long, device=self.row.device) for each in (rows, images))
+    def of(self, rows: Sequence[int], row: Tensor, image: Tensor) -> Frame:
+        """Return the frame of these rows, one after another and any of them again: row [B], and their images [M]."""
+        layout, _ = self.layout.of(rows)
         return Frame(
             valid=self.valid[row],
             position=self.position[row],
@@ -164,7 +163,10 @@ class Frame:
         )
 
     def longer(self, text: Tensor, lengths: Sequence[int], position: Tensor) -> Frame:
-        """Return the frame with text behind it [B, Q], False where padded, of these lengths, at these positions."""
+        """Return the frame with text behind it [B, Q], False where padded, of these lengths, at these positions.
+
+        Padding then stands in the middle: it is to be seen and decoded behind, but neither `starts` nor a cut knows it.
+        """
         lengths = tuple(before + more for before, more in zip(self.layout.lengths, lengths, strict=True))
         return replace(
             self,
@@ -272,7 +274,7 @@ class Guide(NamedTuple):
 class Ledger:
     """What one prefill did; decoding reads it and does not change it.
 
-    open: it is that of the prompts' beginnings, up to the end of their last images; the rest comes in one pass.
+    open: it is that of the prompts' beginnings, up to the end of their last images; the pass with the rest closes it.
     """
 
     prompt_end: Tensor  # [B] the position id of the first new token, uncut
@@ -285,10 +287,12 @@ class Ledger:
     def begun(self, rows: Sequence[int], cache: Cache) -> Ledger:
         """Return the open ledger of prompts that begin as these rows, any of them again, and whose cache this is."""
         images = self.frames[0].layout.of(rows)[1]
+        device = self.prompt_end.device
+        row, image = (torch.tensor(each, dtype=torch.long, device=device) for each in (rows, images))
         return Ledger(
-            prompt_end=self.prompt_end[list(rows)],
-            vit_counts=[counts[images] for counts in self.vit_counts],
-            frames=_each_once(self.frames, lambda frame: frame.of(rows)),
+            prompt_end=self.prompt_end[row],
+            vit_counts=[counts[image] for counts in self.vit_counts],
+            frames=_each_once(self.frames, lambda frame: frame.of(rows, row, image)),
             cache=ref(cache),
             guides=[self.guides[image] for image in images] if self.guides else [],
             open=True,

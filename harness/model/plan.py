@@ -58,7 +58,7 @@ class Plan:
 
 def reads_text(method: Method, stages: Iterable[Stage]) -> bool:
     """Whether a method's cuts depend on text behind the image, so that prompts cannot share what is before."""
-    return method.reads_question or any(stage.needs & OF_PROMPT for stage in stages)
+    return method.reads_question or any(stage.needs & OF_PROMPT or stage.module for stage in stages)
 
 
 def plan(stages: Iterable[Stage], seam: Seam, shape: Shape, layers: int) -> Plan:

@@ -35,9 +35,14 @@ def stand_in(module, query, key, value, attention_mask, *, scaling, position_ids
 @pytest.fixture
 def flash(monkeypatch):
     """A model whose towers run the stand-in."""
+    return flashed(monkeypatch)
+
+
+def flashed(monkeypatch, **settings):
+    """Return a model whose towers run the stand-in."""
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, attention.FLASH, stand_in)
-    model = build()
+    model = build(**settings)
     for tower in (model.model.vision_tower, model.model.language_model):
         tower.config._attn_implementation = attention.FLASH
     return model

@@ -9,6 +9,7 @@ from harness.model.anatomy import anatomy
 from harness.model.attach import attach
 from harness.model.plan import reads_text
 from methods import method
+from tests.model.test_attention import flashed
 from tests.model.test_composition import COMPOSED, staged
 from tests.model.tiny import CHOSEN, IMAGES, NEW, PATCHES, TOKENIZER, batch, build, configured, run
 
@@ -30,12 +31,18 @@ METHODS = {name: configured(name, 9) for name in CHOSEN}
 METHODS |= {f"contiguous {name}": configured(name, 9, positions="contiguous") for name in CHOSEN}
 METHODS |= {f"ivtp {kind}": method("ivtp", tokens=9, guidance="none", pseudo_cls=kind) for kind in ("llm", "as_token")}
 METHODS |= {name: staged(name) for name in COMPOSED}
+METHODS |= {f"contiguous {name}": staged(name, positions="contiguous") for name in COMPOSED}
 BLIND = [name for name, chosen in METHODS.items() if not of_text(chosen)]
 
 
-@pytest.mark.parametrize("name", BLIND)
-def test_they_answer_as_alone(name):
-    model, chosen = build(seed=5), METHODS[name]
+CASES = [(name, "sdpa") for name in BLIND]
+CASES += [(name, kind) for name in ("full", "prumerge adaptive", "contiguous topk+") for kind in ("eager", "flash")]
+
+
+@pytest.mark.parametrize(("name", "attention"), CASES)
+def test_they_answer_as_alone(name, attention, monkeypatch):
+    model = flashed(monkeypatch, seed=5) if attention == "flash" else build(seed=5, attention=attention)
+    chosen = METHODS[name]
     wholes = [ids(BEGINNINGS[row] + end) for row, end in PROMPTS]
     begun = [ids(text.rstrip()) for text in BEGINNINGS]
     rests = [torch.tensor(whole[len(begun[row]) :]) for whole, (row, _) in zip(wholes, PROMPTS, strict=True)]
