@@ -18,10 +18,12 @@ from ray.cluster_utils import Cluster
 
 from harness.spec import load_sweep
 from harness.store import Store
+from harness.sweep import STILLBORN
 from tests.faults.driver import answer
 from tests.rays import node
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = STILLBORN // 2  # strikes
 
 
 def seeded() -> random.Random:
@@ -83,16 +85,19 @@ class Running:
     ) -> tuple[int, str]:
         """Strike at random points of one run, each until it has hit something; return its code and what it said.
 
-        done: how many trials are; every other strike, by chance, waits for one, as a run gives up whose workers are
-        all killed while they start.
+        done: how many trials are; where none has come of PATIENCE strikes the next waits for one, as a run gives up
+        whose workers are all killed while they start.
         """
         with self.start() as process:
             assert process.stdout is not None
+            there, vain = -1, 0
             for strike in strikes:
                 time.sleep(self.draw.uniform(0, seconds))
-                before = done() if done and self.draw.random() < 0.5 else -1
-                while process.poll() is None and ((done and done() == before) or not strike()):
+                if done and done() != there:
+                    there, vain = done(), 0
+                while process.poll() is None and ((done and vain >= PATIENCE and done() == there) or not strike()):
                     time.sleep(0.1)
+                vain += 1
             said = process.stdout.read()
             return process.wait(240), said
 
